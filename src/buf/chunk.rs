@@ -1,0 +1,143 @@
+//! A piece of received bytes, where the kernel put it.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! A chunk of the pool reads memory that the pool keeps alive and out of the kernel's hands while any chunk refers
+//! to it: the pool counts the references of each buffer (`pool.rs`), and gives a buffer back to the kernel only
+//! when the count is zero.
+
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::buf::{BufferId, Pool};
+
+/// Received bytes, still in the buffer that the kernel wrote them into: no copy was made.
+///
+/// A chunk keeps its buffer out of the pool; dropping it gives the buffer back. Holding on to many chunks is allowed:
+/// when the pool meets its limit, sockets go on with small buffers of their own.
+///
+/// Chunks stay on their loop's thread. `Bytes::from(chunk)` gives something that may leave it.
+pub struct Chunk {
+    place: Place,
+    start: u32,
+    len: u32,
+}
+
+enum Place {
+    Pooled { pool: Rc<Pool>, id: BufferId },
+    Heap(Rc<[u8]>),
+}
+
+/// Up to this size `Bytes::from` copies and gives the buffer back at once; a buffer taken out of the pool has to be
+/// replaced by a fresh allocation, which costs more than copying this much.
+const COPY_MAX: usize = 4096;
+
+impl Chunk {
+    /// A chunk over the first `len` bytes of a pooled buffer. Takes over one reference of the buffer.
+    pub(crate) fn pooled(pool: Rc<Pool>, id: BufferId, len: usize) -> Self {
+        debug_assert!(len <= pool.buffer_size());
+        Self { place: Place::Pooled { pool, id }, start: 0, len: len as u32 }
+    }
+
+    pub(crate) fn heap(bytes: Vec<u8>) -> Self {
+        let len = u32::try_from(bytes.len()).expect("a receive is below 4 GiB");
+        Self { place: Place::Heap(bytes.into()), start: 0, len }
+    }
+
+    /// Splits off the first `at` bytes and returns them; `self` keeps the rest. Both share the buffer.
+    ///
+    /// # Panics
+    /// If `at` is beyond the end.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn demo(mut chunk: proactor::buf::Chunk) {
+    /// let header = chunk.split_to(4);
+    /// assert_eq!(header.len(), 4);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn split_to(&mut self, at: usize) -> Self {
+        assert!(at <= self.len as usize, "split_to({at}) beyond a chunk of {} bytes", self.len);
+        let place = match &self.place {
+            Place::Pooled { pool, id } => {
+                pool.share(*id);
+                Place::Pooled { pool: pool.clone(), id: *id }
+            }
+            Place::Heap(bytes) => Place::Heap(bytes.clone()),
+        };
+        let head = Self { place, start: self.start, len: at as u32 };
+        self.advance(at);
+        head
+    }
+
+    /// Drops the first `count` bytes.
+    ///
+    /// # Panics
+    /// If `count` is beyond the end.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len as usize, "advance({count}) beyond a chunk of {} bytes", self.len);
+        self.start += count as u32;
+        self.len -= count as u32;
+    }
+
+    /// Copies the bytes into a vector and gives the buffer back.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.to_vec()
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.place {
+            Place::Pooled { pool, id } => {
+                let base = pool.address(*id);
+                // SAFETY: `start + len` never exceeds what the kernel wrote (`pooled`, `advance`), which is inside
+                // the buffer.
+                let first = unsafe { base.add(self.start as usize) };
+                // SAFETY: the bytes are initialised (the kernel wrote them), and nobody writes to the buffer while
+                // its reference count, of which this chunk holds one, is above zero.
+                unsafe { std::slice::from_raw_parts(first, self.len as usize) }
+            }
+            Place::Heap(bytes) => &bytes[self.start as usize..][..self.len as usize],
+        }
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Place::Pooled { pool, id } = &self.place {
+            pool.release(*id);
+        }
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl From<Chunk> for Bytes {
+    /// Copies a small chunk; takes the buffer of a big one out of the pool, which replaces it when it needs one.
+    fn from(chunk: Chunk) -> Self {
+        if let Place::Pooled { pool, id } = &chunk.place
+            && chunk.len as usize > COPY_MAX
+            && let Some(vec) = pool.take_out(*id, (chunk.start + chunk.len) as usize)
+        {
+            return Bytes::from(vec).slice(chunk.start as usize..);
+        }
+        Bytes::copy_from_slice(&chunk)
+    }
+}

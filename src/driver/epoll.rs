@@ -1,0 +1,329 @@
+//! The readiness driver: try, wait for readiness, try again, complete.
+//!
+//! What has to be known about epoll here:
+//! - Descriptors are registered once, when an attempt first has to wait, for both directions and edge-triggered: one
+//!   `epoll_ctl` in a connection's life, none per operation. An edge is remembered in [`Readiness`] until an attempt
+//!   finds the descriptor not ready (EAGAIN), or a receive comes back short, which says the same without the call.
+//! - After the peer's end or an error there is no further edge, so from then on the descriptor counts as ready for good.
+//! - An event can come late, for a number that was closed and is in use again: the token carries a generation.
+//! - Regular files cannot be registered (EPERM): they are always ready, which is why file work goes to the pool.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use crate::driver::metrics::Metrics;
+use crate::driver::table::{Key, Table};
+use crate::driver::{Answer, Attempt, BATCH_MAX, Route, Wait};
+use crate::sys::epoll;
+
+const READ_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
+const WRITE_EVENTS: u32 = libc::EPOLLOUT as u32;
+const END_EVENTS: u32 = (libc::EPOLLHUP | libc::EPOLLERR) as u32;
+const ALL_EVENTS: u32 = READ_EVENTS | WRITE_EVENTS | libc::EPOLLET as u32;
+
+/// The token of the bell, which no descriptor's token can be.
+const BELL: u64 = u64::MAX;
+/// The most events taken at a time.
+const EVENTS_MAX: usize = 1024;
+/// The most completions of one multishot operation in a turn; as many as the kernel's own (`MULTISHOT_MAX_RETRY`).
+const SHOTS_MAX: usize = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+}
+
+/// The operations that wait for one direction of a descriptor, in order. Nearly always at most one.
+#[derive(Debug, Default)]
+struct Queue {
+    first: Option<Key>,
+    rest: VecDeque<Key>,
+}
+
+impl Queue {
+    fn push(&mut self, key: Key) {
+        if self.first.is_none() {
+            self.first = Some(key);
+        } else {
+            self.rest.push_back(key);
+        }
+    }
+
+    fn pop(&mut self) {
+        self.first = self.rest.pop_front();
+    }
+
+    fn remove(&mut self, key: Key) -> bool {
+        if self.first == Some(key) {
+            self.pop();
+            return true;
+        }
+        let found = self.rest.iter().position(|k| *k == key);
+        found.is_some_and(|at| self.rest.remove(at).is_some())
+    }
+}
+
+/// One direction of a descriptor.
+#[derive(Debug)]
+struct Side {
+    /// An attempt may succeed. True until one had to wait.
+    ready: bool,
+    /// The peer ended or the socket failed: no more edges come, so it stays ready.
+    ended: bool,
+    queue: Queue,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self { ready: true, ended: false, queue: Queue::default() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Readiness {
+    registered: bool,
+    generation: u32,
+    read: Side,
+    write: Side,
+}
+
+impl Readiness {
+    fn side(&mut self, direction: Direction) -> &mut Side {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+}
+
+pub(crate) struct Epoll {
+    epoll: epoll::Epoll,
+    events: Vec<libc::epoll_event>,
+    /// By descriptor.
+    fds: Vec<Readiness>,
+    /// Where an attempt is due without an event.
+    due: VecDeque<(RawFd, Direction)>,
+    /// Operations whose only attempt is due.
+    now: VecDeque<Key>,
+    cancelled: Vec<Key>,
+    waits: u64,
+}
+
+fn place(route: Route) -> Option<(RawFd, Direction)> {
+    match route {
+        Route::Readable(fd) => Some((fd, Direction::Read)),
+        Route::Writable(fd) => Some((fd, Direction::Write)),
+        Route::Now | Route::Pool => None,
+    }
+}
+
+impl Epoll {
+    pub(crate) fn new(bell: RawFd) -> io::Result<Self> {
+        let epoll = epoll::Epoll::new()?;
+        // Edge-triggered: each ring of the bell is one event, and its count never has to be read.
+        epoll.add(bell, (libc::EPOLLIN | libc::EPOLLET) as u32, BELL)?;
+        Ok(Self {
+            epoll,
+            events: Vec::with_capacity(EVENTS_MAX),
+            fds: Vec::new(),
+            due: VecDeque::new(),
+            now: VecDeque::new(),
+            cancelled: Vec::new(),
+            waits: 0,
+        })
+    }
+
+    pub(crate) fn count(&self, metrics: &mut Metrics) {
+        metrics.enters = self.waits;
+    }
+
+    fn readiness(&mut self, fd: RawFd) -> &mut Readiness {
+        let index = usize::try_from(fd).unwrap_or(0);
+        if self.fds.len() <= index {
+            self.fds.resize_with(index + 1, Readiness::default);
+        }
+        &mut self.fds[index]
+    }
+
+    /// Whether an attempt on `route` makes sense before it was enqueued: it is ready and nobody waits before it.
+    pub(crate) fn may_try(&mut self, route: Route) -> bool {
+        match place(route) {
+            Some((fd, direction)) => {
+                let side = self.readiness(fd).side(direction);
+                side.ready && side.queue.first.is_none()
+            }
+            None => route == Route::Now,
+        }
+    }
+
+    /// An attempt found `route` not ready.
+    pub(crate) fn must_wait(&mut self, route: Route) {
+        if let Some((fd, direction)) = place(route) {
+            let side = self.readiness(fd).side(direction);
+            side.ready = side.ended;
+        }
+    }
+
+    /// Accepts an operation; its attempt is made in `poll`.
+    pub(crate) fn enqueue(&mut self, key: Key, route: Route) {
+        let Some((fd, direction)) = place(route) else {
+            self.now.push_back(key);
+            return;
+        };
+        if fd < 0 {
+            self.now.push_back(key); // the attempt says EBADF
+            return;
+        }
+        let readiness = self.readiness(fd);
+        let is_registered = readiness.registered;
+        let side = readiness.side(direction);
+        side.queue.push(key);
+        if !is_registered {
+            self.register(fd, direction);
+        } else if side.ready {
+            self.due.push_back((fd, direction));
+        }
+    }
+
+    /// The first event of a fresh registration tells what is ready, so nothing is tried in vain.
+    fn register(&mut self, fd: RawFd, direction: Direction) {
+        let generation = self.readiness(fd).generation;
+        let token = u64::from(generation) << 32 | fd as u64;
+        let added = self.epoll.add(fd, ALL_EVENTS, token);
+        let readiness = self.readiness(fd);
+        if added.is_ok() {
+            readiness.registered = true;
+            readiness.read.ready = false;
+            readiness.write.ready = false;
+        } else {
+            // A regular file (EPERM), a bad descriptor, or no memory: the attempt gives the true answer.
+            readiness.side(direction).ready = true;
+            self.due.push_back((fd, direction));
+        }
+    }
+
+    /// Asks to cancel; the operation is answered at the next `poll`, unless its result is on its way already.
+    pub(crate) fn cancel(&mut self, key: Key, route: Route) {
+        let found = match place(route) {
+            Some((fd, direction)) if fd >= 0 => self.readiness(fd).side(direction).queue.remove(key),
+            _ => false,
+        };
+        if found {
+            self.cancelled.push(key);
+        }
+    }
+
+    /// The descriptor is about to be closed or given away: nothing of it stays.
+    pub(crate) fn forget(&mut self, fd: RawFd) {
+        let readiness = self.readiness(fd);
+        debug_assert!(readiness.read.queue.first.is_none() && readiness.write.queue.first.is_none(), "C13");
+        let generation = readiness.generation.wrapping_add(1);
+        let was_registered = std::mem::take(readiness).registered;
+        readiness.generation = generation;
+        if was_registered {
+            // The open file may have other descriptors (dup, fork), which would keep it registered.
+            let _ = self.epoll.remove(fd);
+        }
+    }
+
+    pub(crate) fn poll(&mut self, wait: Wait, table: &Table, batch: &mut Vec<(Key, Answer)>) -> io::Result<()> {
+        batch.extend(self.cancelled.drain(..).map(|key| (key, Answer::once(-libc::ECANCELED))));
+        // As many as there are now: what an attempt puts off is for the next turn.
+        for _ in 0..self.now.len() {
+            let Some(key) = self.now.pop_front() else { break };
+            self.attempt_now(key, table, batch);
+        }
+        for _ in 0..self.due.len() {
+            let Some((fd, direction)) = self.due.pop_front() else { break };
+            self.attempt(fd, direction, table, batch);
+        }
+        let limit = match wait {
+            _ if !batch.is_empty() || !self.due.is_empty() || !self.now.is_empty() => Some(Duration::ZERO),
+            Wait::No => Some(Duration::ZERO),
+            Wait::Forever => None,
+            Wait::Until(at) => Some(at.saturating_duration_since(Instant::now())),
+        };
+        self.waits += 1;
+        let waited = self.epoll.wait(&mut self.events, limit);
+        match waited {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        let events = std::mem::take(&mut self.events);
+        for event in &events {
+            let (flags, token) = (event.events, event.u64);
+            if token != BELL {
+                self.note(flags, token, table, batch);
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Takes note of an event and makes the attempts that it allows.
+    fn note(&mut self, events: u32, token: u64, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+        let fd = token as u32 as RawFd;
+        let readiness = self.readiness(fd);
+        if readiness.generation != (token >> 32) as u32 || !readiness.registered {
+            return; // of a descriptor that was closed meanwhile
+        }
+        let ended = events & END_EVENTS != 0;
+        let read_ended = ended || events & libc::EPOLLRDHUP as u32 != 0;
+        for (direction, mask, ended) in
+            [(Direction::Read, READ_EVENTS, read_ended), (Direction::Write, WRITE_EVENTS, ended)]
+        {
+            if events & mask != 0 || ended {
+                let side = self.readiness(fd).side(direction);
+                side.ready = true;
+                side.ended |= ended;
+                self.attempt(fd, direction, table, batch);
+            }
+        }
+    }
+
+    fn attempt_now(&mut self, key: Key, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+        match table.with(key, |op| op.attempt()) {
+            Some(Attempt::Complete(answer)) => batch.push((key, answer)),
+            Some(Attempt::Wait | Attempt::Later) => self.now.push_back(key),
+            None => {}
+        }
+    }
+
+    /// Makes attempts for one direction until it is not ready any more or nobody waits for it.
+    fn attempt(&mut self, fd: RawFd, direction: Direction, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+        let mut shots = 0;
+        loop {
+            let side = self.readiness(fd).side(direction);
+            let Some(key) = side.queue.first.filter(|_| side.ready) else { return };
+            if shots == SHOTS_MAX || batch.len() >= BATCH_MAX {
+                self.due.push_back((fd, direction));
+                return;
+            }
+            shots += 1;
+            match table.with(key, |op| op.attempt()) {
+                Some(Attempt::Complete(answer)) => {
+                    if !answer.more {
+                        side.queue.pop();
+                    }
+                    side.ready = side.ended || !answer.drained;
+                    batch.push((key, answer));
+                }
+                Some(Attempt::Wait) => {
+                    side.ready = false;
+                    if !self.readiness(fd).registered {
+                        self.register(fd, direction);
+                    }
+                    return;
+                }
+                Some(Attempt::Later) => {
+                    self.due.push_back((fd, direction));
+                    return;
+                }
+                None => side.queue.pop(),
+            }
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! Performs operations and delivers their completions: the contract that every driver obeys.
+#![allow(unsafe_code)]
+//!
+//! | # | rule |
+//! |---|---|
+//! | C1 | every accepted submission gets exactly one final completion; a multishot one any number of `more` completions before it |
+//! | C2 | submitting never wakes and never runs user code; it may hand the result straight back to its caller, to nobody else |
+//! | C3 | from submission to final completion the driver owns the operation: descriptor, buffer, addresses; nothing moves, nothing is freed |
+//! | C4 | dropping the caller's future orphans the operation: the driver asks to cancel, and at the final completion the operation gives what it obtained back to its resource |
+//! | C5 | a cancel is a request, hits one operation (slot and generation), and is never lost |
+//! | C6 | results carry the same errno on every driver; EINTR and EAGAIN never get out; -ENOBUFS is back-pressure, never an error |
+//! | C7 | the loop's thread blocks nowhere but in `poll`; work without readiness goes to the pool and comes back as a completion |
+//! | C8 | a descriptor in a result is owned from the instant of completion |
+//! | C9 | no order between operations; where order matters, the resource has at most one in flight |
+//! | C10 | `poll` delivers a bounded batch and returns; every queue has a named limit |
+//! | C11 | `wake` may be called from any thread at any time; it never blocks, is never lost, and coalesces; after the loop's end it does nothing |
+//! | C12 | shutdown cancels all, drains for a bounded time, then closes; what does not end is leaked, never freed |
+//! | C13 | a descriptor is closed through the driver after its last operation |
+//! | C14 | no user code runs while driver or loop state is borrowed: `poll` collects, releases, then delivers |
+//!
+//! Each rule has a test that bears its name in `uring-tests/contract.rs`.
+//!
+//! # Safety
+//! The only unsafe calls here take an operation out of the table as the type it was put in as: a [`Pending`] knows it.
+
+pub(crate) mod alarm;
+pub(crate) mod blocking;
+pub(crate) mod control;
+mod epoll;
+mod metrics;
+mod probe;
+mod report;
+mod table;
+mod uring;
+
+pub use metrics::Metrics;
+pub use report::{DriverChoice, DriverKind, DriverReport};
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use io_uring::squeue::Entry;
+
+use crate::buf::{BufferId, Pool};
+use alarm::Alarm;
+use blocking::{Call, Inbox};
+pub(crate) use probe::Features;
+pub(crate) use table::Key;
+use table::{State, Table};
+
+/// Where an operation waits on the epoll driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Until the descriptor can be read.
+    Readable(i32),
+    /// Until the descriptor can be written.
+    Writable(i32),
+    /// Nowhere: the first attempt ends it.
+    Now,
+    /// In a thread of the pool.
+    Pool,
+}
+
+/// One completion of an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answer {
+    /// What the call returned, or a negative errno.
+    pub(crate) result: i32,
+    /// The pooled buffer that was filled.
+    pub(crate) buffer: Option<BufferId>,
+    /// Further completions will come.
+    pub(crate) more: bool,
+    /// The attempt took all there was: the next one has to wait for readiness (epoll only).
+    pub(crate) drained: bool,
+}
+
+impl Answer {
+    pub(crate) const fn once(result: i32) -> Self {
+        Self { result, buffer: None, more: false, drained: false }
+    }
+
+    fn is_interruption(&self) -> bool {
+        // -512 to -516 are ERESTARTSYS and its kin, which io_uring lets out for cancelled splices.
+        !self.more && matches!(-self.result, libc::EINTR | libc::EAGAIN | 512..=516)
+    }
+}
+
+/// What an attempt on the epoll driver led to.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    Complete(Answer),
+    /// Not ready: wait on the route.
+    Wait,
+    /// Ready, but the operation cannot take more in this turn.
+    Later,
+}
+
+impl Attempt {
+    /// From the result of a non-blocking call.
+    pub(crate) fn from_result(result: i32) -> Self {
+        match -result {
+            libc::EAGAIN => Self::Wait,
+            libc::EINTR => Self::Later,
+            _ => Self::Complete(Answer::once(result)),
+        }
+    }
+}
+
+/// What an operation makes of a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It goes on by itself.
+    More,
+    /// It goes on by itself, and shall be cancelled: its resource has enough for now.
+    Stop,
+    /// It has to be submitted again: it has not done all yet.
+    Again,
+    /// It is over, with this result.
+    Done(i32),
+}
+
+/// Wakers to be called when no state is borrowed any more (C14).
+pub(crate) type Wakers = Vec<Waker>;
+
+/// One request to the kernel, described once, with both faces side by side.
+///
+/// It lives in the in-flight table from submission to final completion and does not move there, so it may hand out
+/// addresses of its own fields. None of its functions may use its own [`Key`].
+pub(crate) trait Op: 'static {
+    /// For the ring: the submission; `None` if the kernel has no such operation, then `call` is used.
+    fn prepare(&mut self, features: &Features) -> Option<Entry>;
+
+    /// For epoll: where to wait.
+    fn route(&self) -> Route;
+
+    /// For epoll: one try that does not block.
+    fn attempt(&mut self) -> Attempt {
+        Attempt::Complete(Answer::once(-libc::ENOSYS))
+    }
+
+    /// For the pool: the call.
+    fn call(&mut self) -> Call {
+        Call::Run(Box::new(|| ()))
+    }
+
+    /// A completion came.
+    fn complete(&mut self, answer: Answer, wakers: &mut Wakers) -> Step {
+        let _ = wakers;
+        Step::Done(answer.result)
+    }
+
+    /// It ended with `result`, and no future will fetch that: its resource takes what it brought.
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        let _ = (result, wakers);
+    }
+
+    /// Whether dropping the future that waits for it asks to cancel it. If not, it goes on unwatched.
+    fn is_cancelled_by_drop(&self) -> bool {
+        true
+    }
+}
+
+/// How long `poll` may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait {
+    /// Not at all: there is work.
+    No,
+    /// Until something happens.
+    Forever,
+    /// Until something happens, or this moment.
+    Until(Instant),
+}
+
+enum Backend {
+    Uring(uring::Uring),
+    Epoll(epoll::Epoll),
+}
+
+/// Sizes of a driver.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) ring_entries: u32,
+    pub(crate) buffer_size: usize,
+    pub(crate) buffer_bytes_max: usize,
+}
+
+/// Performs the operations of one loop.
+pub(crate) struct Driver {
+    table: Table,
+    backend: RefCell<Backend>,
+    features: Features,
+    report: DriverReport,
+    nonblocking: bool,
+    pool: Rc<Pool>,
+    inbox: Arc<Inbox>,
+    alarm: &'static Alarm,
+    /// Reused from turn to turn.
+    batch: Cell<Vec<(Key, Answer)>>,
+    wakers: Cell<Wakers>,
+    closed: Cell<bool>,
+    completions: Cell<u64>,
+}
+
+/// The most completions that one `poll` delivers (C10).
+const BATCH_MAX: usize = 1024;
+
+impl Driver {
+    pub(crate) fn new(choice: DriverChoice, sizes: Sizes, alarm: &'static Alarm) -> io::Result<Rc<Self>> {
+        let pool = Pool::new(sizes.buffer_size, sizes.buffer_bytes_max);
+        let inbox = Inbox::new(alarm);
+        let bell = alarm.arm()?;
+        let (backend, features, report) = report::choose(choice, |features| match features {
+            Some(features) => {
+                uring::Uring::new(features, sizes.ring_entries, bell, pool.clone()).map(Backend::Uring)
+            }
+            None => epoll::Epoll::new(bell).map(Backend::Epoll),
+        })
+        .inspect_err(|_| alarm.disarm())?;
+        Ok(Rc::new(Self {
+            table: Table::new(),
+            backend: RefCell::new(backend),
+            features,
+            nonblocking: report.driver() == DriverKind::Epoll,
+            report,
+            pool,
+            inbox,
+            alarm,
+            batch: Cell::default(),
+            wakers: Cell::default(),
+            closed: Cell::new(false),
+            completions: Cell::new(0),
+        }))
+    }
+
+    pub(crate) fn report(&self) -> &DriverReport {
+        &self.report
+    }
+
+    pub(crate) fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.table.in_flight()
+    }
+
+    /// Completions delivered so far.
+    pub(crate) fn completions(&self) -> u64 {
+        self.completions.get()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Whether sockets have to be made non-blocking for this driver.
+    pub(crate) fn wants_nonblocking(&self) -> bool {
+        self.nonblocking
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        let (buffers_total, buffers_in_use) = self.pool.counts();
+        let mut metrics = Metrics {
+            completions: self.completions.get(),
+            in_flight: self.in_flight(),
+            buffers_total,
+            buffers_in_use,
+            ..Metrics::default()
+        };
+        match &*self.backend.borrow() {
+            Backend::Uring(uring) => uring.count(&mut metrics),
+            Backend::Epoll(epoll) => epoll.count(&mut metrics),
+        }
+        metrics
+    }
+
+    /// Accepts an operation whose resource takes what comes of it. The key is for `cancel`.
+    pub(crate) fn submit_detached<O: Op>(&self, op: O) -> Key {
+        let key = self.table.insert(op, false);
+        self.submit(key);
+        key
+    }
+
+    /// (Re)submits an operation of the table.
+    fn submit(&self, key: Key) {
+        if self.closed.get() {
+            // The loop is gone: nothing will be delivered any more, so the operation is over at once (C1).
+            self.end_after_close(key);
+            return;
+        }
+        let prepare = |op: &mut dyn Op| op.prepare(&self.features);
+        let mut call = None;
+        match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => match self.table.with(key, prepare).flatten() {
+                Some(entry) => uring.submit(entry, key),
+                None => call = self.table.with(key, |op| op.call()),
+            },
+            Backend::Epoll(epoll) => match self.table.with(key, |op| op.route()) {
+                Some(Route::Pool) => call = self.table.with(key, |op| op.call()),
+                Some(route) => epoll.enqueue(key, route),
+                None => {}
+            },
+        }
+        if let Some(call) = call {
+            self.table.set_pooled(key);
+            blocking::submit(key, call, &self.inbox);
+        }
+    }
+
+    fn end_after_close(&self, key: Key) {
+        let mut wakers = Wakers::new();
+        self.table.finish(key, -libc::ECANCELED, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
+    fn try_now<O: Op>(&self, op: &mut O) -> Option<i32> {
+        if self.closed.get() {
+            return None;
+        }
+        loop {
+            let route = op.route();
+            let may_try = match &mut *self.backend.borrow_mut() {
+                Backend::Epoll(epoll) => epoll.may_try(route),
+                Backend::Uring(_) => false,
+            };
+            if !may_try {
+                return None;
+            }
+            let attempt = op.attempt();
+            if matches!(attempt, Attempt::Wait | Attempt::Complete(Answer { drained: true, .. }))
+                && let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut()
+            {
+                epoll.must_wait(route);
+            }
+            match attempt {
+                Attempt::Complete(answer) => {
+                    let mut wakers = Wakers::new();
+                    let step = op.complete(answer, &mut wakers);
+                    debug_assert!(wakers.is_empty(), "an operation that a future waits for wakes nobody (C2)");
+                    if let Step::Done(result) = step {
+                        return Some(result);
+                    }
+                }
+                Attempt::Wait => return None,
+                Attempt::Later => {}
+            }
+        }
+    }
+
+    /// Asks to cancel one operation (C5).
+    pub(crate) fn cancel(&self, key: Key) {
+        if self.closed.get() || !self.table.ask_cancel(key) {
+            return;
+        }
+        if self.table.is_pooled(key) {
+            blocking::cancel(key, &self.inbox);
+            return;
+        }
+        match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => uring.cancel(key),
+            Backend::Epoll(epoll) => {
+                if let Some(route) = self.table.with(key, |op| op.route()) {
+                    epoll.cancel(key, route);
+                }
+            }
+        }
+    }
+
+    /// Closes a descriptor after its last operation; nobody waits. `lingers`: close(2) may block.
+    pub(crate) fn close(&self, fd: OwnedFd, lingers: bool) {
+        if self.closed.get() {
+            drop(fd);
+            return;
+        }
+        let fd = fd.into_raw_fd();
+        let done = match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => {
+                uring.close(fd, lingers);
+                true
+            }
+            Backend::Epoll(epoll) => {
+                epoll.forget(fd);
+                !lingers && {
+                    crate::sys::file::close(fd);
+                    true
+                }
+            }
+        };
+        if !done {
+            self.submit_detached(ClosePooled { fd });
+        }
+    }
+
+    /// Takes a descriptor out of the driver without closing it, after its last operation.
+    pub(crate) fn forget(&self, fd: i32) {
+        if let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut() {
+            epoll.forget(fd);
+        }
+    }
+
+    /// Submits what is queued, waits as `wait` says, and delivers a batch of completions.
+    pub(crate) fn poll(&self, wait: Wait) -> io::Result<()> {
+        self.pool.feed();
+        let mut batch = self.batch.take();
+        let wait = match wait {
+            Wait::No => Wait::No,
+            wait if self.alarm.fall_asleep() => wait,
+            _ => Wait::No,
+        };
+        let polled = match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => uring.poll(wait, &mut batch),
+            Backend::Epoll(epoll) => epoll.poll(wait, &self.table, &mut batch),
+        };
+        if !matches!(wait, Wait::No) {
+            self.alarm.wake_up();
+        }
+        batch.extend(self.inbox.take().into_iter().map(|(key, result)| (key, Answer::once(result))));
+        self.deliver(&mut batch);
+        self.batch.set(batch);
+        polled
+    }
+
+    /// C14: nothing of the driver is borrowed here but the one operation that completes.
+    fn deliver(&self, batch: &mut Vec<(Key, Answer)>) {
+        let mut wakers = self.wakers.take();
+        self.completions.set(self.completions.get() + batch.len() as u64);
+        for (key, mut answer) in batch.drain(..) {
+            if answer.is_interruption() {
+                if !self.table.is_cancel_asked(key) {
+                    self.submit(key);
+                    continue;
+                }
+                answer.result = -libc::ECANCELED;
+            }
+            match self.table.with(key, |op| op.complete(answer, &mut wakers)) {
+                Some(Step::Again) if self.table.is_cancel_asked(key) => {
+                    self.table.finish(key, -libc::ECANCELED, &mut wakers);
+                }
+                Some(Step::Again) => self.submit(key),
+                Some(Step::Done(result)) => self.table.finish(key, result, &mut wakers),
+                Some(Step::Stop) => self.cancel(key),
+                Some(Step::More) | None => {}
+            }
+        }
+        for waker in wakers.drain(..) {
+            waker.wake();
+        }
+        self.wakers.set(wakers);
+    }
+
+    /// Ends the driver (C12): cancels all, drains for at most `limit`, closes. Returns how many operations had to be
+    /// leaked, with everything that the kernel could still write to.
+    pub(crate) fn shut_down(self: &Rc<Self>, limit: Duration) -> usize {
+        if self.closed.get() {
+            return 0;
+        }
+        let end = Instant::now() + limit;
+        if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
+            uring.cancel_all(limit);
+        }
+        loop {
+            // Completions may have led to new operations (a close, the rest of a send), so they are asked each time.
+            for key in self.table.keys() {
+                self.cancel(key);
+            }
+            let internal = match &*self.backend.borrow() {
+                Backend::Uring(uring) => uring.is_draining(),
+                Backend::Epoll(_) => false,
+            };
+            if self.table.in_flight() == 0 && !internal || Instant::now() >= end {
+                break;
+            }
+            let soon = Instant::now() + Duration::from_millis(20);
+            if self.poll(Wait::Until(soon.min(end))).is_err() {
+                break;
+            }
+        }
+        self.closed.set(true);
+        self.alarm.disarm();
+        let left = self.table.in_flight();
+        if left > 0 {
+            // The kernel, or a thread of the pool, may still write into what these operations own.
+            std::mem::forget(self.clone());
+        } else if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
+            uring.close_down();
+        }
+        left
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        debug_assert_eq!(self.table.in_flight(), 0, "a driver with operations in flight is leaked, not dropped");
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// close(2) of what may block there, on the epoll driver.
+struct ClosePooled {
+    fd: i32,
+}
+
+impl Op for ClosePooled {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        None
+    }
+
+    fn route(&self) -> Route {
+        Route::Pool
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Close { fd: self.fd }
+    }
+
+    fn is_cancelled_by_drop(&self) -> bool {
+        false
+    }
+}
+
+/// Waits for the result of one operation; gives the operation back with it.
+///
+/// Submits at the first poll. Dropping it orphans the operation (C4).
+pub(crate) struct Pending<O: Op> {
+    driver: Rc<Driver>,
+    stage: Stage<O>,
+}
+
+enum Stage<O> {
+    New(O),
+    InFlight(Key),
+    Over,
+}
+
+impl<O: Op> Pending<O> {
+    pub(crate) fn new(driver: &Rc<Driver>, op: O) -> Self {
+        Self { driver: driver.clone(), stage: Stage::New(op) }
+    }
+
+    /// The key for a cancel, once submitted and until the result was fetched.
+    pub(crate) fn key(&self) -> Option<Key> {
+        match self.stage {
+            Stage::InFlight(key) => Some(key),
+            Stage::New(_) | Stage::Over => None,
+        }
+    }
+}
+
+impl<O: Op> Unpin for Pending<O> {}
+
+impl<O: Op> Future for Pending<O> {
+    type Output = (i32, O);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
+        let this = &mut *self;
+        let key = match std::mem::replace(&mut this.stage, Stage::Over) {
+            Stage::New(mut op) => {
+                if let Some(result) = this.driver.try_now(&mut op) {
+                    return Poll::Ready((result, op));
+                }
+                let key = this.driver.table.insert(op, true);
+                this.stage = Stage::InFlight(key);
+                this.driver.submit(key);
+                key
+            }
+            Stage::InFlight(key) => key,
+            Stage::Over => panic!("a future was polled after it had completed"),
+        };
+        if this.driver.table.poll(key, cx.waker()) {
+            this.stage = Stage::Over;
+            // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
+            Poll::Ready(unsafe { this.driver.table.take::<O>(key) })
+        } else {
+            this.stage = Stage::InFlight(key);
+            Poll::Pending
+        }
+    }
+}
+
+impl<O: Op> Drop for Pending<O> {
+    fn drop(&mut self) {
+        let Stage::InFlight(key) = self.stage else { return };
+        match self.driver.table.state(key) {
+            State::Done => {
+                // SAFETY: this future inserted it as an `O`, and it is done.
+                let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
+                let mut wakers = Wakers::new();
+                op.settle(result, &mut wakers);
+                drop(op);
+                wakers.into_iter().for_each(Waker::wake);
+            }
+            State::Attached => {
+                let cancels = self.driver.table.with(key, |op| op.is_cancelled_by_drop());
+                self.driver.table.detach(key);
+                if cancels == Some(true) {
+                    self.driver.cancel(key);
+                }
+            }
+            State::Detached | State::Free => {}
+        }
+    }
+}

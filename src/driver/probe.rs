@@ -1,0 +1,192 @@
+//! Finds out what the ring of this kernel can do, by trying: never by the kernel's version.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! The trials run on a small ring of their own, and wait for each completion before what it points to goes away.
+
+use std::io;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::types::Fd;
+use io_uring::{Probe, cqueue, opcode};
+
+use crate::sys::ring::{BufferRing, Cqe, Ring, Setup};
+
+/// What the drivers may use. Everything is off on the epoll driver.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Features {
+    pub(crate) setup: Setup,
+    /// A successful completion can be left out.
+    pub(crate) cqe_skip: bool,
+    /// `MSG_WAITALL` loses nothing when it is cancelled (6.0; it came together with SEND_ZC).
+    pub(crate) lossless_waitall: bool,
+    pub(crate) multishot_accept: bool,
+    /// Multishot receive into a ring of provided buffers.
+    pub(crate) multishot_receive: bool,
+    pub(crate) sync_cancel: bool,
+    no_iowait: bool,
+    ext_arg: bool,
+    nodrop: bool,
+    linked_file: bool,
+    native_workers: bool,
+    resource_tags: bool,
+    socket_op: bool,
+    msg_ring: bool,
+}
+
+impl Features {
+    /// 6.1-class kernels and later: here the ring is the faster driver, and cancelling loses nothing.
+    pub(crate) fn is_modern(&self) -> bool {
+        self.setup.single_issuer
+            && self.setup.defer_taskrun
+            && self.ext_arg
+            && self.nodrop
+            && self.cqe_skip
+            && self.linked_file
+            && self.socket_op
+            && self.msg_ring
+    }
+
+    /// What the ring driver cannot do without. Debian 11's 5.10 has it, the 5.10 of kernel.org does not.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        let needed = [
+            (self.ext_arg, "EXT_ARG"),
+            (self.native_workers, "NATIVE_WORKERS"),
+            (self.resource_tags, "RSRC_TAGS"),
+            (self.nodrop, "NODROP"),
+        ];
+        needed.iter().find(|(present, _)| !present).map(|(_, name)| *name)
+    }
+
+    /// Names of features, and whether they are there.
+    pub(crate) fn list(&self) -> Vec<(&'static str, bool)> {
+        vec![
+            ("SINGLE_ISSUER", self.setup.single_issuer),
+            ("DEFER_TASKRUN", self.setup.defer_taskrun),
+            ("COOP_TASKRUN", self.setup.coop_taskrun),
+            ("TASKRUN_FLAG", self.setup.taskrun_flag),
+            ("SUBMIT_ALL", self.setup.submit_all),
+            ("NO_SQARRAY", self.setup.no_sqarray),
+            ("EXT_ARG", self.ext_arg),
+            ("CQE_SKIP", self.cqe_skip),
+            ("LINKED_FILE", self.linked_file),
+            ("NO_IOWAIT", self.no_iowait),
+            ("SYNC_CANCEL", self.sync_cancel),
+            ("multishot accept", self.multishot_accept),
+            ("multishot receive", self.multishot_receive),
+            ("lossless WAITALL", self.lossless_waitall),
+            ("MSG_RING", self.msg_ring),
+        ]
+    }
+}
+
+/// The outcome for this process; asked of the kernel once.
+pub(crate) fn features() -> Result<&'static Features, &'static io::Error> {
+    static FOUND: OnceLock<Result<Features, io::Error>> = OnceLock::new();
+    FOUND.get_or_init(look).as_ref()
+}
+
+/// The flag sets worth having, best first.
+fn ladder() -> [Setup; 5] {
+    let plain = Setup::default();
+    let all = Setup { submit_all: true, ..plain };
+    let coop = Setup { coop_taskrun: true, taskrun_flag: true, ..all };
+    let defer = Setup { single_issuer: true, defer_taskrun: true, taskrun_flag: true, ..all };
+    [Setup { no_sqarray: true, ..defer }, defer, coop, all, plain]
+}
+
+fn look() -> io::Result<Features> {
+    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+    let (setup, mut ring) = 'found: {
+        for setup in ladder() {
+            match Ring::new(4, 16, setup) {
+                Ok(ring) => break 'found (setup, ring),
+                // EINVAL does not say which flag.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => refused = e,
+                Err(e) => return Err(e),
+            }
+        }
+        return Err(refused);
+    };
+    // io_uring_enter can be denied though io_uring_setup was not.
+    one(&mut ring, opcode::Nop::new().build())?;
+    let probe = ring.probe()?;
+    let has = |code: u8| probe.is_supported(code);
+    let params = ring.params();
+    let mut features = Features {
+        setup,
+        cqe_skip: params.is_feature_skip_cqe_on_success(),
+        ext_arg: params.is_feature_ext_arg(),
+        nodrop: params.is_feature_nodrop(),
+        linked_file: params.is_feature_linked_file(),
+        native_workers: params.is_feature_native_workers(),
+        resource_tags: params.is_feature_resource_tagging(),
+        no_iowait: params.is_feature_no_iowait(),
+        socket_op: has(opcode::Socket::CODE),
+        msg_ring: has(opcode::MsgRingData::CODE),
+        lossless_waitall: has(opcode::SendZc::CODE),
+        multishot_accept: false,
+        multishot_receive: false,
+        sync_cancel: ring.cancel_all(Duration::ZERO).map_or_else(|e| e.raw_os_error() == Some(libc::ENOENT), |()| true),
+    };
+    features.multishot_accept = try_multishot_accept(&mut ring, &probe);
+    features.multishot_receive = try_multishot_receive(&mut ring).unwrap_or(false);
+    Ok(features)
+}
+
+/// Submits one operation and waits for its first completion.
+fn one(ring: &mut Ring, entry: Entry) -> io::Result<Cqe> {
+    let mut cqes = Vec::new();
+    // SAFETY: the callers keep what the entry points to until they have its final completion.
+    if !unsafe { ring.push(&entry) } {
+        return Err(io::Error::other("the submission queue of a new ring is full"));
+    }
+    while cqes.is_empty() {
+        match ring.enter(1, true) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+            _ => ring.reap(&mut cqes, 1),
+        }
+    }
+    Ok(cqes[0])
+}
+
+/// An unconnected socket refuses to accept; which errno it is tells whether the flag was understood: before 5.19 the
+/// flag itself is refused, as an unknown one is (EINVAL), while a datagram socket's answer is EOPNOTSUPP.
+fn try_multishot_accept(ring: &mut Ring, probe: &Probe) -> bool {
+    let Ok(socket) = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0")) else {
+        return probe.is_supported(opcode::Socket::CODE);
+    };
+    let entry = opcode::AcceptMulti::new(Fd(socket.as_raw_fd())).build();
+    one(ring, entry).is_ok_and(|cqe| cqe.result == -libc::EOPNOTSUPP)
+}
+
+/// Receives one byte from a socket pair through a buffer ring; it works if the kernel says that more may come.
+fn try_multishot_receive(ring: &mut Ring) -> io::Result<bool> {
+    let (receiver, mut sender) = UnixStream::pair()?;
+    let mut buffer = vec![0_u8; 64];
+    let mut buffers: BufferRing = ring.register_buffer_ring(1, 0)?;
+    buffers.put(0, buffer.as_mut_ptr(), buffer.len());
+    buffers.publish();
+    sender.write_all(b"x")?;
+    let first = one(ring, opcode::RecvMulti::new(Fd(receiver.as_raw_fd()), 0).build());
+    let works = first.as_ref().is_ok_and(|cqe| cqe.result == 1 && cqueue::more(cqe.flags));
+    if works {
+        // The end of the stream is its final completion; only then may the buffer go.
+        drop(sender);
+        let mut cqes = Vec::new();
+        while cqes.is_empty() {
+            match ring.enter(1, true) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => ring.reap(&mut cqes, 1),
+            }
+        }
+    }
+    ring.unregister_buffer_ring(0);
+    drop(buffers);
+    Ok(works)
+}

@@ -1,0 +1,324 @@
+//! The completion driver: submissions into the ring, completions out of it, one enter a turn.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! Entries point into operations of the in-flight table, which stay in place until their final completion (C3), or
+//! into the two boxes of [`Uring`] (the bell's count and the timer's timespec), which live until `close_down`, or for
+//! ever where that is not reached (C12).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fd, TimeoutFlags, Timespec};
+use io_uring::{cqueue, opcode};
+
+use crate::buf::Pool;
+use crate::driver::metrics::{Metrics, OPCODES};
+use crate::driver::probe::Features;
+use crate::driver::table::Key;
+use crate::driver::{Answer, BATCH_MAX, Wait};
+use crate::sys::clock::Monotonic;
+use crate::sys::ring::{Cqe, Ring};
+
+/// The top bits of `user_data` say whose completion it is; the rest names it.
+const TAG: u64 = 0xF << 60;
+const TAG_OP: u64 = 0;
+/// Nobody waits: a cancel, a close.
+const TAG_IGNORED: u64 = 1 << 60;
+const TAG_BELL: u64 = 2 << 60;
+const TAG_TIMER: u64 = 3 << 60;
+
+/// The group of the buffer ring.
+pub(crate) const BUFFER_GROUP: u16 = 0;
+/// How many turns in a row may go without an enter while completions are queued.
+const TURNS_WITHOUT_ENTER_MAX: u32 = 16;
+/// Completion queue entries for each submission queue entry: multishot operations complete many times.
+const CQ_FACTOR: u32 = 8;
+/// Bounds of the kernel's worker threads: for files, and for everything that may wait for ever.
+const WORKERS_MAX: (u32, u32) = (8, 64);
+
+struct Timer {
+    at: Instant,
+    number: u64,
+}
+
+pub(crate) struct Uring {
+    ring: Option<Ring>,
+    features: Features,
+    pool: Rc<Pool>,
+    /// What found no place in the submission queue; cancels go first (C5).
+    waiting: VecDeque<Entry>,
+    waiting_cancels: VecDeque<Entry>,
+    /// Operations that were cancelled before they were submitted.
+    cancelled: Vec<Key>,
+    cqes: Vec<Cqe>,
+    bell: RawFd,
+    bell_count: Box<u64>,
+    bell_armed: bool,
+    clock: Monotonic,
+    timespec: Box<Timespec>,
+    timer: Option<Timer>,
+    timers_made: u64,
+    timers_in_flight: u32,
+    draining: bool,
+    turns_without_enter: u32,
+    enters: u64,
+    overflows: u64,
+    submitted: [u64; OPCODES],
+}
+
+impl Uring {
+    pub(crate) fn new(features: &Features, entries: u32, bell: RawFd, pool: Rc<Pool>) -> io::Result<Self> {
+        let mut ring = ring_of_size(entries, features)?;
+        ring.register_fd();
+        ring.limit_workers(WORKERS_MAX.0, WORKERS_MAX.1);
+        if features.multishot_receive {
+            let places = u16::try_from(pool.buffers_max().next_power_of_two()).unwrap_or(1 << 15);
+            // Without it (no memory) receives go one by one, as on kernels that have no buffer rings.
+            if let Ok(buffers) = ring.register_buffer_ring(places, BUFFER_GROUP) {
+                pool.attach(buffers);
+            }
+        }
+        Ok(Self {
+            ring: Some(ring),
+            features: features.clone(),
+            pool,
+            waiting: VecDeque::new(),
+            waiting_cancels: VecDeque::new(),
+            cancelled: Vec::new(),
+            cqes: Vec::with_capacity(BATCH_MAX),
+            bell,
+            bell_count: Box::new(0),
+            bell_armed: false,
+            clock: Monotonic::new(),
+            timespec: Box::new(Timespec::new()),
+            timer: None,
+            timers_made: 0,
+            timers_in_flight: 0,
+            draining: false,
+            turns_without_enter: 0,
+            enters: 0,
+            overflows: 0,
+            submitted: [0; OPCODES],
+        })
+    }
+
+    pub(crate) fn count(&self, metrics: &mut Metrics) {
+        metrics.enters = self.enters;
+        metrics.overflows = self.overflows;
+        metrics.submitted = self.submitted;
+    }
+
+    pub(crate) fn submit(&mut self, entry: Entry, key: Key) {
+        self.push(entry.user_data(TAG_OP | key.to_bits()));
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let ring = self.ring.as_mut().expect("not closed");
+        if !self.waiting.is_empty() || !self.waiting_cancels.is_empty() {
+            self.waiting.push_back(entry);
+            return;
+        }
+        // SAFETY: see the top of this file.
+        if unsafe { ring.push(&entry) } {
+            self.submitted[entry.get_opcode() as usize % OPCODES] += 1;
+        } else {
+            self.waiting.push_back(entry);
+        }
+    }
+
+    fn ignored(&self, entry: Entry) -> Entry {
+        let entry = entry.user_data(TAG_IGNORED);
+        if self.features.cqe_skip { entry.flags(Flags::SKIP_SUCCESS) } else { entry }
+    }
+
+    /// Asks to cancel an operation.
+    pub(crate) fn cancel(&mut self, key: Key) {
+        let user_data = TAG_OP | key.to_bits();
+        if let Some(at) = self.waiting.iter().position(|entry| entry.get_user_data() == user_data) {
+            // The kernel has not seen it, and would not find it.
+            self.waiting.remove(at);
+            self.cancelled.push(key);
+            return;
+        }
+        let cancel = self.ignored(opcode::AsyncCancel::new(user_data).build());
+        if self.waiting.is_empty() {
+            self.push(cancel);
+        } else {
+            self.waiting_cancels.push_back(cancel);
+        }
+    }
+
+    /// Closes a descriptor that no operation uses any more. `lingers`: not in the enter, since it may block.
+    pub(crate) fn close(&mut self, fd: RawFd, lingers: bool) {
+        let entry = self.ignored(opcode::Close::new(Fd(fd)).build());
+        self.push(if lingers { entry.flags(Flags::ASYNC) } else { entry });
+    }
+
+    fn arm_bell(&mut self) {
+        if self.bell_armed || self.draining {
+            return;
+        }
+        self.bell_armed = true;
+        let count = (&raw mut *self.bell_count).cast();
+        self.push(opcode::Read::new(Fd(self.bell), count, 8).build().user_data(TAG_BELL));
+    }
+
+    /// Makes the ring complete something at `at` at the latest.
+    fn arm_timer(&mut self, at: Instant) {
+        if self.timer.as_ref().is_some_and(|timer| timer.at <= at) {
+            return; // fires early; the loop looks at its deadlines then and arms again
+        }
+        if let Some(later) = self.timer.take() {
+            let remove = opcode::TimeoutRemove::new(TAG_TIMER | later.number).build();
+            let remove = self.ignored(remove);
+            self.push(remove);
+        }
+        let (seconds, nanoseconds) = self.clock.absolute(at);
+        // An entry that still waits for a place reads the nearer time instead of its own: it fires early too.
+        *self.timespec = Timespec::new().sec(seconds).nsec(nanoseconds);
+        self.timers_made += 1;
+        let entry = opcode::Timeout::new(&raw const *self.timespec).flags(TimeoutFlags::ABS).build();
+        self.push(entry.user_data(TAG_TIMER | self.timers_made));
+        self.timer = Some(Timer { at, number: self.timers_made });
+        self.timers_in_flight += 1;
+    }
+
+    /// Moves waiting entries into the submission queue; true if none is left.
+    fn fill(&mut self) -> bool {
+        let ring = self.ring.as_mut().expect("not closed");
+        while let Some(entry) = self.waiting_cancels.pop_front().or_else(|| self.waiting.pop_front()) {
+            // SAFETY: see the top of this file.
+            if !unsafe { ring.push(&entry) } {
+                let is_cancel = entry.get_user_data() == TAG_IGNORED;
+                let queue = if is_cancel { &mut self.waiting_cancels } else { &mut self.waiting };
+                queue.push_front(entry);
+                return false;
+            }
+            self.submitted[entry.get_opcode() as usize % OPCODES] += 1;
+        }
+        true
+    }
+
+    pub(crate) fn poll(&mut self, wait: Wait, batch: &mut Vec<(Key, Answer)>) -> io::Result<()> {
+        if self.ring.is_none() {
+            return Ok(());
+        }
+        batch.extend(self.cancelled.drain(..).map(|key| (key, Answer::once(-libc::ECANCELED))));
+        self.pool.publish();
+        self.arm_bell();
+        let ring = self.ring.as_mut().expect("not closed");
+        let wait = if !batch.is_empty() || ring.has_completions() { Wait::No } else { wait };
+        if let Wait::Until(at) = wait {
+            self.arm_timer(at);
+        }
+        let entered = self.enter(!matches!(wait, Wait::No));
+        self.reap(batch);
+        entered
+    }
+
+    /// One enter, or none where there is nothing to say to the kernel; more only if the submission queue is too small.
+    fn enter(&mut self, wait: bool) -> io::Result<()> {
+        loop {
+            let all = self.fill();
+            let ring = self.ring.as_mut().expect("not closed");
+            let events = ring.wants_enter();
+            if all && !wait && !events && ring.is_sq_empty() && self.turns_without_enter < TURNS_WITHOUT_ENTER_MAX {
+                self.turns_without_enter += 1;
+                return Ok(());
+            }
+            self.turns_without_enter = 0;
+            self.enters += 1;
+            match ring.enter(u32::from(wait && all), true) {
+                Ok(()) if all && ring.is_sq_empty() => return Ok(()),
+                // Too few places, or (before 5.18) an entry that was refused held up those behind it.
+                Ok(()) => {}
+                // A signal; or completions have to be reaped first: what is left goes with the next turn.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR)) => return Ok(()),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EBADR)) => {
+                    self.overflows += 1;
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+            if wait && all {
+                return Ok(()); // it waited already
+            }
+        }
+    }
+
+    fn reap(&mut self, batch: &mut Vec<(Key, Answer)>) {
+        let ring = self.ring.as_mut().expect("not closed");
+        ring.reap(&mut self.cqes, BATCH_MAX);
+        for cqe in self.cqes.drain(..) {
+            match cqe.user_data & TAG {
+                TAG_OP => {
+                    let answer = Answer {
+                        result: cqe.result,
+                        buffer: cqueue::buffer_select(cqe.flags),
+                        more: cqueue::more(cqe.flags),
+                        drained: false,
+                    };
+                    batch.push((Key::from_bits(cqe.user_data), answer));
+                }
+                TAG_BELL => self.bell_armed = false,
+                TAG_TIMER => {
+                    self.timers_in_flight -= 1;
+                    if self.timer.as_ref().is_some_and(|timer| timer.number == cqe.user_data & !TAG) {
+                        self.timer = None;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The first step of a shutdown: asks to cancel everything, the driver's own operations included.
+    pub(crate) fn cancel_all(&mut self, limit: Duration) {
+        self.draining = true;
+        if self.bell_armed {
+            let cancel = self.ignored(opcode::AsyncCancel::new(TAG_BELL).build());
+            self.push(cancel);
+        }
+        if let Some(timer) = self.timer.take() {
+            let remove = self.ignored(opcode::TimeoutRemove::new(TAG_TIMER | timer.number).build());
+            self.push(remove);
+        }
+        // What was pushed has to be in the kernel to be found.
+        if self.enter(false).is_ok() && self.features.sync_cancel {
+            let _ = self.ring.as_ref().expect("not closed").cancel_all(limit);
+        }
+    }
+
+    /// Whether operations of the driver itself are still on their way.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.bell_armed || self.timers_in_flight > 0 || !self.waiting.is_empty() || !self.waiting_cancels.is_empty()
+    }
+
+    /// Gives the ring back, after the last completion.
+    pub(crate) fn close_down(&mut self) {
+        // Closes that were pushed since the last enter.
+        let _ = self.enter(false);
+        let Some(ring) = self.ring.take() else { return };
+        if let Some(buffers) = self.pool.detach() {
+            ring.unregister_buffer_ring(BUFFER_GROUP);
+            drop(buffers);
+        }
+        drop(ring);
+    }
+}
+
+/// A ring with `entries`, or fewer where memory is short.
+fn ring_of_size(entries: u32, features: &Features) -> io::Result<Ring> {
+    let mut entries = entries.next_power_of_two().clamp(8, 1 << 14);
+    loop {
+        match Ring::new(entries, entries * CQ_FACTOR, features.setup) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) && entries > 64 => entries /= 2,
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What this crate decides itself, one small type for each outcome; what the kernel said stays [`std::io::Error`].
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// The wait was cancelled: its scope, its task or its loop was asked to stop.
+///
+/// Converts into an [`io::Error`] of kind [`Other`](io::ErrorKind::Other), never `Interrupted`, which loops of the
+/// standard library would retry.
+#[doc(alias = "CancelledError")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
+#[error("cancelled{}", .message.as_deref().map(|m| format!(": {m}")).unwrap_or_default())]
+#[non_exhaustive]
+pub struct Cancelled {
+    message: Option<Arc<str>>,
+}
+
+impl Cancelled {
+    pub(crate) fn with_message(message: &str) -> Self {
+        Self { message: Some(message.into()) }
+    }
+
+    /// The message that was given with the request to cancel, if there was one.
+    pub fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+}
+
+/// A time limit passed before the work was done.
+#[doc(alias = "TimeoutError")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, thiserror::Error)]
+#[error("timed out")]
+#[non_exhaustive]
+pub struct TimedOut;
+
+/// The object was closed by this side, so it cannot be used (any more).
+#[doc(alias = "ClosedResourceError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is closed")]
+#[non_exhaustive]
+pub struct Closed {
+    what: &'static str,
+}
+
+impl Closed {
+    pub(crate) const fn new(what: &'static str) -> Self {
+        Self { what }
+    }
+}
+
+/// Another task is using the same direction of the object already.
+#[doc(alias = "BusyResourceError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another task is already {action} this object")]
+#[non_exhaustive]
+pub struct Busy {
+    action: &'static str,
+}
+
+impl Busy {
+    pub(crate) const fn new(action: &'static str) -> Self {
+        Self { action }
+    }
+
+    /// What the other task is doing, for example `receiving from`.
+    pub fn action(&self) -> &'static str {
+        self.action
+    }
+}
+
+/// Why a [`Task`](crate::Task) gave no result.
+#[non_exhaustive]
+pub enum JoinError {
+    /// The task was cancelled, or its loop ended before the task did.
+    Cancelled(Cancelled),
+    /// The task panicked; this is what it panicked with.
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl JoinError {
+    /// The text of the panic, where it has one.
+    pub fn panic_message(&self) -> Option<&str> {
+        match self {
+            Self::Cancelled(_) => None,
+            Self::Panicked(payload) => panic_message(payload.as_ref()),
+        }
+    }
+
+    /// Raises the panic of the task again in the caller.
+    ///
+    /// # Errors
+    /// Gives `self` back if the task did not panic.
+    pub fn resume_panic(self) -> Result<std::convert::Infallible, Self> {
+        match self {
+            Self::Panicked(payload) => std::panic::resume_unwind(payload),
+            other => Err(other),
+        }
+    }
+}
+
+/// The text of a panic payload, where it has one.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<&'static str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cancelled(cancelled) => write!(f, "task {cancelled}"),
+            Self::Panicked(payload) => match panic_message(payload.as_ref()) {
+                Some(text) => write!(f, "task panicked: {text}"),
+                None => f.write_str("task panicked"),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinError({self})")
+    }
+}
+
+impl StdError for JoinError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Cancelled(cancelled) => Some(cancelled),
+            Self::Panicked(_) => None,
+        }
+    }
+}
+
+/// An operation on an owned buffer failed: why, the buffer, and how many bytes were done before that.
+///
+/// Converts into its [`io::Error`], so `?` works where the buffer is not needed again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Failed<B> {
+    /// What went wrong.
+    pub error: io::Error,
+    /// The caller's buffer.
+    pub buf: B,
+    /// Bytes transferred before the failure.
+    pub done: usize,
+}
+
+impl<B> Failed<B> {
+    pub(crate) fn new(error: io::Error, buf: B, done: usize) -> Self {
+        Self { error, buf, done }
+    }
+}
+
+impl<B> fmt::Display for Failed<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (after {} bytes)", self.error, self.done)
+    }
+}
+
+impl<B: fmt::Debug> StdError for Failed<B> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<B> From<Failed<B>> for io::Error {
+    fn from(failed: Failed<B>) -> Self {
+        failed.error
+    }
+}
+
+macro_rules! into_io_error {
+    ($($error:ty => $kind:ident),* $(,)?) => {
+        $(impl From<$error> for io::Error {
+            fn from(error: $error) -> Self {
+                io::Error::new(io::ErrorKind::$kind, error)
+            }
+        })*
+    };
+}
+
+into_io_error! {
+    Cancelled => Other,
+    TimedOut => TimedOut,
+    Closed => NotConnected,
+    Busy => ResourceBusy,
+}
+
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Cancelled(cancelled) => cancelled.into(),
+            JoinError::Panicked(payload) => {
+                let text = panic_message(payload.as_ref()).unwrap_or("(no message)");
+                io::Error::other(format!("task panicked: {text}"))
+            }
+        }
+    }
+}

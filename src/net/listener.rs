@@ -1,0 +1,337 @@
+//! A listening socket, which owns its accept and the connections that came.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::driver::{Driver, Key, Wakers, control};
+use crate::error::Closed;
+use crate::net::stream::Stream;
+use crate::net::Family;
+use crate::op::Descriptor;
+use crate::op::net::{AcceptMulti, AcceptTarget};
+use crate::runtime::{Sleep, budget, core, sleep};
+
+/// Connections that a listener takes from the kernel before anybody asks; then accepting is stopped until they were
+/// taken, and the kernel's backlog holds the rest.
+const READY_MARK: usize = 256;
+/// How long a listener waits after the process ran out of descriptors or memory; doubled each time, up to a limit.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    Idle,
+    Armed(Key),
+}
+
+pub(crate) struct Shared {
+    descriptor: Descriptor,
+    ready: RefCell<VecDeque<OwnedFd>>,
+    accepting: Cell<Accepting>,
+    /// The errno that ended the last accept, to be told to the next who asks.
+    error: Cell<Option<i32>>,
+    /// Running out of something: no accept before this is over.
+    backoff: RefCell<Option<Sleep>>,
+    backoff_next: Cell<Duration>,
+    /// Who waits, in order: each connection wakes one.
+    waiting: RefCell<VecDeque<Waker>>,
+    closed: Cell<bool>,
+}
+
+impl Shared {
+    fn arm(self: &Rc<Self>) {
+        let driver = self.descriptor.driver();
+        let key = driver.submit_detached(AcceptMulti::new(self.clone()));
+        if !driver.is_closed() {
+            self.accepting.set(Accepting::Armed(key));
+        }
+    }
+
+    fn stop(&self) {
+        if let Accepting::Armed(key) = self.accepting.get() {
+            self.descriptor.driver().cancel(key);
+        }
+    }
+
+    fn register(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push_back(cx.waker().clone());
+        }
+    }
+
+    /// Waits out the time after running out of descriptors or memory.
+    fn poll_backoff(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut backoff = self.backoff.borrow_mut();
+        if let Some(sleep) = &mut *backoff {
+            // An error means that the loop is closing: then there is no more waiting.
+            std::task::ready!(Pin::new(sleep).poll(cx)).ok();
+            *backoff = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_accept(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        if self.closed.get() {
+            return Poll::Ready(Err(Closed::new("the listener").into()));
+        }
+        if !self.ready.borrow().is_empty() {
+            std::task::ready!(budget::spend(cx));
+            let connection = self.ready.borrow_mut().pop_front();
+            self.backoff_next.set(BACKOFF.0);
+            return Poll::Ready(Ok(connection.expect("it was not empty")));
+        }
+        if let Some(errno) = self.error.take() {
+            if is_exhaustion(errno) {
+                let limit = self.backoff_next.get();
+                *self.backoff.borrow_mut() = Some(sleep(limit));
+                self.backoff_next.set((limit * 2).min(BACKOFF.1));
+            }
+            return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
+        }
+        std::task::ready!(self.poll_backoff(cx));
+        self.register(cx);
+        if self.accepting.get() == Accepting::Idle {
+            self.arm();
+        }
+        Poll::Pending
+    }
+
+    fn wake_one(&self, wakers: &mut Wakers) {
+        wakers.extend(self.waiting.borrow_mut().pop_front());
+    }
+}
+
+/// The process or the system ran out of something: trying again at once would fail again.
+fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+}
+
+/// The connection was gone before it was accepted, as accept(2) lists it: the listener is well, others wait.
+fn is_of_one_connection(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EPERM
+    )
+}
+
+impl AcceptTarget for Shared {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn accepted(&self, connection: OwnedFd, wakers: &mut Wakers) -> bool {
+        if self.closed.get() {
+            drop(connection); // nobody is left to serve it
+            return true;
+        }
+        self.ready.borrow_mut().push_back(connection);
+        self.wake_one(wakers);
+        self.ready.borrow().len() >= READY_MARK
+    }
+
+    fn accept_over(&self, result: i32, wakers: &mut Wakers) {
+        self.accepting.set(Accepting::Idle);
+        let errno = -result;
+        let stopped = errno == libc::ECANCELED && !self.descriptor.driver().is_closed();
+        if !stopped && !is_of_one_connection(errno) {
+            self.error.set(Some(errno));
+        }
+        // Whoever waits asks again: for the error, or to arm again.
+        self.wake_one(wakers);
+    }
+}
+
+/// A listening socket of family `F`: [`TcpListener`](crate::net::TcpListener) or
+/// [`UnixListener`](crate::net::UnixListener).
+///
+/// Dropping it closes it; connections that were not accepted are reset.
+pub struct Listener<F: Family> {
+    shared: Rc<Shared>,
+    family: PhantomData<F>,
+}
+
+impl<F: Family> Listener<F> {
+    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
+        let shared = Rc::new(Shared {
+            descriptor: Descriptor::new(driver, fd),
+            ready: RefCell::default(),
+            accepting: Cell::new(Accepting::Idle),
+            error: Cell::new(None),
+            backoff: RefCell::default(),
+            backoff_next: Cell::new(BACKOFF.0),
+            waiting: RefCell::default(),
+            closed: Cell::new(false),
+        });
+        Self { shared, family: PhantomData }
+    }
+
+    /// Takes over a listener of std.
+    ///
+    /// # Errors
+    /// If the descriptor is refused.
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    #[track_caller]
+    pub fn from_std(listener: F::StdListener) -> io::Result<Self> {
+        let driver = core::current().driver.clone();
+        let fd = listener.into();
+        control::adopt(&fd, driver.wants_nonblocking())?;
+        Ok(Self::new(&driver, fd))
+    }
+
+    /// Completes with the next connection. Several tasks may accept from one listener; they get connections in turn.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost*: a connection stays with the listener.
+    ///
+    /// # Errors
+    /// What the kernel says. After `EMFILE`, `ENFILE`, `ENOMEM` or `ENOBUFS` the next call waits a little (5 ms, then
+    /// longer, up to 1 s) before it tries again, so a loop that logs and goes on does not spin. Connections that broke
+    /// before they were accepted are no error.
+    ///
+    /// # Kernel
+    /// Multishot `IORING_OP_ACCEPT` (5.19), before that one by one; on epoll `accept4(2)`.
+    ///
+    /// # References
+    /// [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html)
+    pub fn accept(&self) -> Accept<'_, F> {
+        Accept { listener: self, waker: None }
+    }
+
+    /// The poll face of [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream<F>>> {
+        let fd = std::task::ready!(self.shared.poll_accept(cx))?;
+        Poll::Ready(Ok(Stream::new(self.shared.descriptor.driver(), fd)))
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<F::Address> {
+        self.shared.descriptor.with(|fd| F::address(&control::local_address(fd)?))
+    }
+
+    /// Reads or sets any option of the socket, synchronously.
+    ///
+    /// # Errors
+    /// What `f` says.
+    pub fn with_socket<R>(&self, f: impl FnOnce(&socket2::SockRef<'_>) -> io::Result<R>) -> io::Result<R> {
+        self.shared.descriptor.with(|fd| control::options(fd, f))
+    }
+
+    /// Stops accepting and closes the listener. Complete means that its address is free again.
+    ///
+    /// # Cancel safety
+    /// *May have happened*: the listener is closed in any case.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn close(self) -> impl Future<Output = io::Result<()>> {
+        async move {
+            let shared = &self.shared;
+            shared.closed.set(true);
+            std::future::poll_fn(|cx| {
+                if shared.accepting.get() == Accepting::Idle {
+                    return Poll::Ready(());
+                }
+                shared.register(cx);
+                shared.stop();
+                Poll::Pending
+            })
+            .await;
+            shared.ready.borrow_mut().clear();
+            shared.descriptor.close().await
+        }
+    }
+}
+
+impl<F: Family> AsRawFd for Listener<F> {
+    /// The number of the descriptor, for calls that leave the socket's state alone.
+    fn as_raw_fd(&self) -> RawFd {
+        self.shared.descriptor.number()
+    }
+}
+
+impl<F: Family> Drop for Listener<F> {
+    fn drop(&mut self) {
+        self.shared.closed.set(true);
+        self.shared.stop();
+        let ready = std::mem::take(&mut *self.shared.ready.borrow_mut());
+        let waiting = std::mem::take(&mut *self.shared.waiting.borrow_mut());
+        let backoff = self.shared.backoff.borrow_mut().take();
+        drop((ready, waiting, backoff));
+    }
+}
+
+impl<F: Family> fmt::Debug for Listener<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("fd", &self.as_raw_fd())
+            .field("ready", &self.shared.ready.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Listener::accept`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Accept<'a, F: Family> {
+    listener: &'a Listener<F>,
+    /// What it waits with.
+    waker: Option<Waker>,
+}
+
+impl<F: Family> Unpin for Accept<'_, F> {}
+
+impl<F: Family> Future for Accept<'_, F> {
+    type Output = io::Result<Stream<F>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.listener.poll_accept(cx);
+        self.waker = polled.is_pending().then(|| cx.waker().clone());
+        polled
+    }
+}
+
+impl<F: Family> Drop for Accept<'_, F> {
+    fn drop(&mut self) {
+        let Some(waker) = self.waker.take() else { return };
+        let shared = &self.listener.shared;
+        let before = shared.waiting.borrow().len();
+        shared.waiting.borrow_mut().retain(|other| !other.will_wake(&waker));
+        let was_woken = shared.waiting.borrow().len() == before;
+        if was_woken && (!shared.ready.borrow().is_empty() || shared.accepting.get() == Accepting::Idle) {
+            // The wake-up was meant for a connection that somebody else can take.
+            let mut wakers = Wakers::new();
+            shared.wake_one(&mut wakers);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+impl<F: Family> fmt::Debug for Accept<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accept").field("listener", self.listener).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,46 @@
+//! TCP and UNIX streams and listeners.
+//!
+//! One type serves both families: [`TcpStream`] is [`Stream<Tcp>`], [`UnixStream`] is [`Stream<Unix>`], and likewise
+//! for listeners. Methods take `&self`; one task may receive while another sends.
+
+mod addrs;
+mod halves;
+mod listener;
+mod outbound;
+mod passed;
+mod serve;
+mod shared;
+mod stream;
+mod tcp;
+mod unix;
+
+pub use addrs::{Addrs, IntoAddrs};
+pub use halves::{ReceiveHalf, SendHalf};
+pub use listener::{Accept, Listener};
+pub use passed::{PassedListener, listen_fds};
+pub use serve::{Serve, ServeError};
+pub use stream::{Receive, Stream};
+pub use tcp::{Tcp, TcpListener, TcpListenerBuilder, TcpStream};
+pub use unix::{PeerCredentials, Unix, UnixListener, UnixStream};
+
+use std::os::fd::OwnedFd;
+
+/// A family of stream sockets: [`Tcp`] or [`Unix`].
+pub trait Family: sealed::Sealed + Sized + 'static {
+    /// What addresses of the family look like.
+    type Address;
+    /// The stream of std.
+    type StdStream: From<OwnedFd> + Into<OwnedFd>;
+    /// The listener of std.
+    type StdListener: From<OwnedFd> + Into<OwnedFd>;
+
+    #[doc(hidden)]
+    fn address(address: &socket2::SockAddr) -> std::io::Result<Self::Address>;
+}
+
+mod sealed {
+    #[allow(unnameable_types, reason = "this is what seals it")]
+    pub trait Sealed {}
+    impl Sealed for super::Tcp {}
+    impl Sealed for super::Unix {}
+}

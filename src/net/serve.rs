@@ -1,0 +1,283 @@
+//! Serving a listener: a task for each connection, whose errors and panics end that connection only.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::error::panic_message;
+use crate::net::{Family, Listener, Stream};
+use crate::runtime::wait::Waiter;
+use crate::runtime::{sleep, spawn};
+
+/// What went wrong while a listener was served. Serving goes on.
+#[non_exhaustive]
+pub enum ServeError {
+    /// A connection could not be accepted.
+    Accept(io::Error),
+    /// A handler returned this error; its connection is closed.
+    Handler(Box<dyn fmt::Display>),
+    /// A handler panicked with this; its connection is closed.
+    Panic(Box<dyn Any + Send>),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept(error) => write!(f, "cannot accept a connection: {error}"),
+            Self::Handler(error) => write!(f, "connection failed: {error}"),
+            Self::Panic(payload) => {
+                write!(f, "connection handler panicked: {}", panic_message(payload.as_ref()).unwrap_or("(no message)"))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServeError({self})")
+    }
+}
+
+type OnError = Rc<dyn Fn(&ServeError)>;
+
+/// What the server and its connections share.
+#[derive(Default)]
+struct Open {
+    /// One for each open connection, to end it with.
+    connections: RefCell<Slab<Option<Waker>>>,
+    /// The connections shall end now.
+    ended: Cell<bool>,
+    changed: Waiter,
+}
+
+/// The place of one connection in [`Open`].
+struct Place {
+    open: Rc<Open>,
+    index: usize,
+}
+
+impl Place {
+    fn new(open: &Rc<Open>) -> Self {
+        let index = open.connections.borrow_mut().insert(None);
+        Self { open: open.clone(), index }
+    }
+
+    fn is_ended(&self, cx: &Context<'_>) -> bool {
+        let mut connections = self.open.connections.borrow_mut();
+        let waker = &mut connections[self.index];
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.open.ended.get()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let waker = self.open.connections.borrow_mut().remove(self.index);
+        drop(waker);
+        self.open.changed.wake();
+    }
+}
+
+impl Open {
+    fn count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    fn poll_below(&self, count: usize, cx: &Context<'_>) -> Poll<()> {
+        if self.count() < count {
+            return Poll::Ready(());
+        }
+        self.changed.register(cx);
+        Poll::Pending
+    }
+
+    fn end_all(&self) {
+        self.ended.set(true);
+        let wakers: Vec<_> = self.connections.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Serving a listener, ready to be started; see [`Listener::serve`].
+#[must_use = "nothing is served until `until_cancelled` or `until` is awaited"]
+pub struct Serve<'a, F: Family, H> {
+    listener: &'a Listener<F>,
+    handler: H,
+    connections_max: usize,
+    drain: Duration,
+    on_error: OnError,
+}
+
+impl<F: Family> Listener<F> {
+    /// Serves each connection with `handler`, in a task of its own. An error or a panic of the handler ends its
+    /// connection only, and is told to [`on_error`](Serve::on_error).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use proactor::net::{TcpListener, TcpStream};
+    ///
+    /// async fn echo(stream: TcpStream) -> std::io::Result<()> {
+    ///     while let Some(chunk) = stream.receive().await? {
+    ///         stream.send(chunk).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// fn main() -> std::io::Result<()> {
+    ///     proactor::run(async {
+    ///         let listener = TcpListener::bind("127.0.0.1:7000").await?;
+    ///         listener.serve(echo).max_connections(10_000).until_cancelled().await
+    ///     })
+    /// }
+    /// ```
+    pub fn serve<H, E>(&self, handler: H) -> Serve<'_, F, H>
+    where
+        H: AsyncFn(Stream<F>) -> Result<(), E> + 'static,
+        E: fmt::Display + 'static,
+    {
+        Serve {
+            listener: self,
+            handler,
+            connections_max: usize::MAX,
+            drain: Duration::ZERO,
+            on_error: Rc::new(|error| eprintln!("proactor: {error}")),
+        }
+    }
+}
+
+impl<F: Family, H> Serve<'_, F, H> {
+    /// How many connections may be open at a time; others wait in the kernel's backlog. Default: no limit.
+    pub fn max_connections(mut self, count: usize) -> Self {
+        self.connections_max = count.max(1);
+        self
+    }
+
+    /// How long open connections may go on after the shutdown of [`until`](Self::until). Default: not at all.
+    pub fn drain(mut self, limit: Duration) -> Self {
+        self.drain = limit;
+        self
+    }
+
+    /// Who is told of errors and panics. Default: they are written to standard error.
+    pub fn on_error(mut self, f: impl Fn(&ServeError) + 'static) -> Self {
+        self.on_error = Rc::new(f);
+        self
+    }
+}
+
+impl<F: Family, H, E> Serve<'_, F, H>
+where
+    H: AsyncFn(Stream<F>) -> Result<(), E> + 'static,
+    E: fmt::Display + 'static,
+{
+    /// Serves until it is cancelled or dropped. Connections that are open then go on by themselves.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost*: connections that were not served yet stay with the listener.
+    ///
+    /// # Errors
+    /// If the listener fails for good.
+    pub fn until_cancelled(self) -> impl Future<Output = io::Result<()>> {
+        self.until(pending::<()>())
+    }
+
+    /// Serves until `shutdown` completes; then takes no more connections, waits for the open ones to end, at most as
+    /// long as [`drain`](Self::drain) says, and ends the rest.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost*, as for [`until_cancelled`](Self::until_cancelled).
+    ///
+    /// # Errors
+    /// If the listener fails for good.
+    pub fn until<S: Future>(self, shutdown: S) -> impl Future<Output = io::Result<()>> {
+        async move {
+            let open = Rc::new(Open::default());
+            let handler = Rc::new(self.handler);
+            let mut shutdown = pin!(shutdown);
+            loop {
+                let accepted = poll_fn(|cx| {
+                    if shutdown.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    std::task::ready!(open.poll_below(self.connections_max, cx));
+                    self.listener.poll_accept(cx).map(Some)
+                });
+                match accepted.await {
+                    Some(Ok(stream)) => {
+                        let (handler, on_error, place) = (handler.clone(), self.on_error.clone(), Place::new(&open));
+                        drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
+                    }
+                    Some(Err(error)) => {
+                        let over = is_over(&error);
+                        if over {
+                            return Err(error);
+                        }
+                        (self.on_error)(&ServeError::Accept(error));
+                    }
+                    None => break,
+                }
+            }
+            let mut limit = sleep(self.drain);
+            poll_fn(|cx| {
+                std::task::ready!(open.poll_below(1, cx).is_pending().then(|| std::pin::Pin::new(&mut limit).poll(cx)).map_or(Poll::Ready(()), |limit| limit.map(drop)));
+                Poll::Ready(())
+            })
+            .await;
+            open.end_all();
+            poll_fn(|cx| open.poll_below(1, cx)).await;
+            Ok(())
+        }
+    }
+}
+
+/// Errors after which accepting can never work again: it is no listener, or it was closed.
+fn is_over(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        Some(errno) => matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ECANCELED),
+        None => true,
+    }
+}
+
+/// Runs one connection to its end, whatever that is.
+async fn serve_one<F, H, E>(handler: &H, stream: Stream<F>, on_error: &OnError, place: Place)
+where
+    F: Family,
+    H: AsyncFn(Stream<F>) -> Result<(), E>,
+    E: fmt::Display + 'static,
+{
+    let mut future = pin!(handler(stream));
+    let outcome = poll_fn(|cx| {
+        if place.is_ended(cx) {
+            return Poll::Ready(Ok(Ok(())));
+        }
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(payload) => Poll::Ready(Err(payload)),
+        }
+    });
+    match outcome.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => on_error(&ServeError::Handler(Box::new(error))),
+        Err(payload) => on_error(&ServeError::Panic(payload)),
+    }
+}
+
+impl<F: Family, H> fmt::Debug for Serve<'_, F, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("listener", self.listener)
+            .field("max_connections", &self.connections_max)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,347 @@
+//! What a stream socket owns: the bytes that came, its armed receive, and the queue of what is to be sent.
+//!
+//! Futures only wait here (DESIGN idea 2): dropping one loses nothing, since bytes stay in `inbound` and a send that
+//! has begun goes on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use crate::buf::{Chunk, IoBufMut, Starved};
+use crate::driver::{Driver, Key, Pending, Wakers};
+use crate::error::{Busy, Closed, Failed};
+use crate::net::outbound::Outbound;
+use crate::op::Descriptor;
+use crate::op::net::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+use crate::runtime::budget;
+use crate::runtime::wait::Waiter;
+
+/// Received bytes that a connection may hold before its receive is stopped. A mark, not a limit: what the kernel has
+/// received already in the same turn (up to some 33 buffers) still comes.
+const INBOUND_MARK: usize = 256 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    /// Nothing is armed.
+    Idle,
+    /// The receive of this key is armed.
+    Armed(Key),
+    /// Not armed for want of buffers; the pool feeds this socket in its turn.
+    Starving,
+    /// A receive into the caller's buffer is in flight.
+    Single,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    /// The peer sends no more.
+    Eof,
+    /// This errno.
+    Failed(i32),
+}
+
+pub(crate) struct Shared {
+    pub(crate) descriptor: Descriptor,
+    this: Weak<Self>,
+    inbound: RefCell<VecDeque<Chunk>>,
+    inbound_bytes: Cell<usize>,
+    receiving: Cell<Receiving>,
+    end: Cell<End>,
+    receiver: Waiter,
+    /// A future waits, and others are told that it is busy.
+    pub(crate) receive_claimed: Cell<bool>,
+    pub(crate) outbound: Outbound,
+    /// Streams and halves that use it.
+    handles: Cell<u32>,
+    pub(crate) closed: Cell<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            descriptor: Descriptor::new(driver, fd),
+            this: this.clone(),
+            inbound: RefCell::default(),
+            inbound_bytes: Cell::new(0),
+            receiving: Cell::new(Receiving::Idle),
+            end: Cell::new(End::Open),
+            receiver: Waiter::new(),
+            receive_claimed: Cell::new(false),
+            outbound: Outbound::default(),
+            handles: Cell::new(1),
+            closed: Cell::new(false),
+        })
+    }
+
+    pub(crate) fn rc(&self) -> Option<Rc<Self>> {
+        self.this.upgrade()
+    }
+
+    pub(crate) fn driver(&self) -> &Rc<Driver> {
+        self.descriptor.driver()
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.set(self.handles.get() + 1);
+    }
+
+    /// The last handle's end closes the socket: operations are cancelled, and the last of them takes it along.
+    pub(crate) fn drop_handle(&self) {
+        self.handles.set(self.handles.get() - 1);
+        if self.handles.get() == 0 {
+            self.abandon();
+        }
+    }
+
+    fn abandon(&self) {
+        self.closed.set(true);
+        self.stop_receiving();
+        if let Some(key) = self.outbound.in_flight.get() {
+            self.driver().cancel(key);
+        }
+        self.outbound.clear();
+        let inbound = std::mem::take(&mut *self.inbound.borrow_mut());
+        drop(inbound);
+    }
+
+    pub(crate) fn check_open(&self) -> io::Result<()> {
+        if self.closed.get() { Err(Closed::new("the stream").into()) } else { Ok(()) }
+    }
+
+    fn stop_receiving(&self) {
+        if let Receiving::Armed(key) = self.receiving.get() {
+            self.driver().cancel(key);
+        }
+    }
+
+    fn arm(&self, spare: bool) {
+        let Some(this) = self.rc() else { return };
+        debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single), "C9");
+        // Only a key that came back counts: on a closed loop the operation is over before this returns.
+        self.receiving.set(Receiving::Idle);
+        let key = self.driver().submit_detached(ReceiveMulti::new(this, spare));
+        if self.end.get() == End::Open && !self.driver().is_closed() {
+            self.receiving.set(Receiving::Armed(key));
+        }
+    }
+
+    /// Takes the oldest bytes that came.
+    fn take_chunk(&self) -> Option<Chunk> {
+        let chunk = self.inbound.borrow_mut().pop_front()?;
+        self.inbound_bytes.set(self.inbound_bytes.get() - chunk.len());
+        Some(chunk)
+    }
+
+    /// How the stream ended, if it did and all bytes were taken.
+    fn ended(&self) -> Option<io::Result<()>> {
+        match self.end.get() {
+            End::Open => None,
+            End::Eof => Some(Ok(())),
+            End::Failed(errno) => Some(Err(io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        self.check_open()?;
+        if self.inbound_bytes.get() > 0 {
+            std::task::ready!(budget::spend(cx));
+            return Poll::Ready(Ok(self.take_chunk()));
+        }
+        if let Some(end) = self.ended() {
+            return Poll::Ready(end.map(|()| None));
+        }
+        self.receiver.register(cx);
+        match self.receiving.get() {
+            Receiving::Idle => self.arm(false),
+            Receiving::Starving => self.arm(true),
+            Receiving::Armed(_) | Receiving::Single => {}
+        }
+        Poll::Pending
+    }
+
+    /// Nobody waits for bytes any more.
+    pub(crate) fn forget_receiver(&self) {
+        self.receive_claimed.set(false);
+        self.receiver.clear();
+    }
+
+    /// Copies bytes that came already, as many as fit.
+    fn copy_inbound<B: IoBufMut>(&self, buf: &mut B) -> usize {
+        let mut copied = 0;
+        while copied < buf.capacity() {
+            let Some(mut chunk) = self.take_chunk() else { break };
+            let count = chunk.len().min(buf.capacity() - copied);
+            crate::buf::write(buf, copied, &chunk[..count]);
+            copied += count;
+            if count < chunk.len() {
+                chunk.advance(count);
+                self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
+                self.inbound.borrow_mut().push_front(chunk);
+            }
+        }
+        copied
+    }
+
+    pub(crate) async fn receive_into<B: IoBufMut>(self: &Rc<Self>, mut buf: B) -> Result<(usize, B), Failed<B>> {
+        if self.receive_claimed.replace(true) {
+            return Err(Failed::new(Busy::new("receiving from").into(), buf, 0));
+        }
+        let _claim = Claim(self);
+        if buf.capacity() == 0 {
+            return Ok((0, buf));
+        }
+        // What the armed receive brought, or brings while it is stopped, comes first.
+        let outcome = std::future::poll_fn(|cx| self.poll_stopped(cx)).await;
+        if let Err(error) = outcome {
+            return Err(Failed::new(error, buf, 0));
+        }
+        let copied = self.copy_inbound(&mut buf);
+        if copied > 0 {
+            return Ok((copied, buf));
+        }
+        match self.ended() {
+            Some(Ok(())) => return Ok((0, buf)),
+            Some(Err(error)) => return Err(Failed::new(error, buf, 0)),
+            None => {}
+        }
+        self.receiving.set(Receiving::Single);
+        let (result, op) = Pending::new(self.driver(), ReceiveInto::new(self.clone(), buf)).await;
+        self.receiving.set(Receiving::Idle);
+        let buf = op.into_buf();
+        match result {
+            0 => self.end.set(End::Eof),
+            errno if errno < 0 => self.end.set(End::Failed(-errno)),
+            _ => {}
+        }
+        match usize::try_from(result) {
+            Ok(count) => Ok((count, buf)),
+            Err(_) => Err(Failed::new(io::Error::from_raw_os_error(-result), buf, 0)),
+        }
+    }
+
+    /// Waits until nothing is armed, or there are bytes already.
+    pub(crate) fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_open()?;
+        if self.inbound_bytes.get() > 0 {
+            return budget::spend(cx).map(Ok);
+        }
+        match self.receiving.get() {
+            Receiving::Idle | Receiving::Starving => {
+                self.receiving.set(Receiving::Idle);
+                return Poll::Ready(Ok(()));
+            }
+            Receiving::Armed(_) => self.stop_receiving(),
+            Receiving::Single => {}
+        }
+        self.receiver.register(cx);
+        Poll::Pending
+    }
+
+    /// Waits until no receive is in flight, whatever came.
+    pub(crate) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.receiving.get() {
+            Receiving::Idle | Receiving::Starving => return Poll::Ready(()),
+            Receiving::Armed(_) => self.stop_receiving(),
+            Receiving::Single => {}
+        }
+        self.receiver.register(cx);
+        Poll::Pending
+    }
+
+    /// All bytes that came and were not taken.
+    pub(crate) fn take_inbound(&self) -> Vec<Chunk> {
+        std::iter::from_fn(|| self.take_chunk()).collect()
+    }
+
+    fn put(&self, chunk: Chunk, first: bool) {
+        self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
+        let mut inbound = self.inbound.borrow_mut();
+        if first { inbound.push_front(chunk) } else { inbound.push_back(chunk) }
+    }
+
+    fn has_enough(&self) -> bool {
+        self.closed.get() || self.inbound_bytes.get() >= INBOUND_MARK
+    }
+
+    fn wake_receiver(&self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.receiver.take());
+    }
+}
+
+/// Ends the claim of a receiving future, however it ends.
+pub(crate) struct Claim<'a>(pub(crate) &'a Shared);
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.forget_receiver();
+    }
+}
+
+impl ReceiveTarget for Shared {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn received(&self, chunk: Chunk, wakers: &mut Wakers) -> bool {
+        if self.closed.get() {
+            return true; // nobody is left to take it
+        }
+        self.put(chunk, false);
+        self.wake_receiver(wakers);
+        self.has_enough()
+    }
+
+    fn receive_over(&self, result: i32, wakers: &mut Wakers) {
+        self.receiving.set(Receiving::Idle);
+        match result {
+            0 => self.end.set(End::Eof),
+            SHOTS_OVER => {}
+            _ if -result == libc::ECANCELED && !self.driver().is_closed() => {}
+            _ if -result == libc::ENOBUFS => {
+                // Not a failure: the pool grows if it may; else this socket waits for its turn, and goes on with a
+                // small buffer of its own when somebody asks for bytes.
+                if !self.driver().pool().grow(1) {
+                    self.receiving.set(Receiving::Starving);
+                    self.driver().pool().starve(self.this.clone());
+                }
+            }
+            errno => self.end.set(End::Failed(-errno)),
+        }
+        // Whoever waits asks again, which arms again.
+        self.wake_receiver(wakers);
+    }
+
+    fn unclaimed(&self, bytes: &[u8], wakers: &mut Wakers) {
+        if !self.closed.get() {
+            self.put(Chunk::heap(bytes.to_vec()), true);
+            self.wake_receiver(wakers);
+        }
+    }
+
+    fn receive_into_over(&self, wakers: &mut Wakers) {
+        self.receiving.set(Receiving::Idle);
+        self.wake_receiver(wakers);
+    }
+}
+
+impl Starved for Shared {
+    fn feed(self: Rc<Self>) {
+        if self.receiving.get() == Receiving::Starving && !self.has_enough() {
+            self.arm(false);
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream")
+            .field("fd", &self.descriptor.number())
+            .field("received", &self.inbound_bytes.get())
+            .field("queued", &self.outbound.bytes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,205 @@
+//! TCP: connecting, listening, and the options that only TCP has.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use socket2::{Domain, SockAddr};
+
+use crate::driver::control::{self, ListenOptions};
+use crate::driver::{Driver, Pending};
+use crate::net::addrs::{IntoAddrs, resolve};
+use crate::net::{Family, Listener, Stream};
+use crate::op::Descriptor;
+use crate::op::net::Connect;
+use crate::runtime::core;
+
+/// The family of TCP sockets.
+#[derive(Debug)]
+pub enum Tcp {}
+
+/// A TCP connection.
+pub type TcpStream = Stream<Tcp>;
+/// A TCP socket that listens.
+pub type TcpListener = Listener<Tcp>;
+
+impl Family for Tcp {
+    type Address = SocketAddr;
+    type StdStream = std::net::TcpStream;
+    type StdListener = std::net::TcpListener;
+
+    fn address(address: &SockAddr) -> io::Result<SocketAddr> {
+        address.as_socket().ok_or_else(|| io::Error::other("this is no TCP socket"))
+    }
+}
+
+/// How a TCP listener shall be made.
+///
+/// # Examples
+/// ```
+/// use proactor::net::TcpListener;
+/// # fn main() -> std::io::Result<()> {
+/// proactor::run(async {
+///     let listener = TcpListener::builder().backlog(4096).reuse_port(true).bind("127.0.0.1:0").await?;
+///     println!("listening on {}", listener.local_addr()?);
+///     Ok::<_, std::io::Error>(())
+/// })
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until `bind`"]
+pub struct TcpListenerBuilder {
+    options: ListenOptions,
+}
+
+impl TcpListenerBuilder {
+    /// Connections that the kernel holds before they are accepted, up to the sysctl `net.core.somaxconn`. Default: 1024.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.options.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self
+    }
+
+    /// Whether the address may be bound while old connections of it are still closing (`SO_REUSEADDR`). Default: yes.
+    pub fn reuse_address(mut self, on: bool) -> Self {
+        self.options.reuse_address = on;
+        self
+    }
+
+    /// Whether several sockets may listen on the address, and share its connections (`SO_REUSEPORT`). Default: no.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.options.reuse_port = on;
+        self
+    }
+
+    /// Whether an IPv6 listener takes IPv4 connections too. Default: as the sysctl `net.ipv6.bindv6only` says.
+    pub fn dual_stack(mut self, on: bool) -> Self {
+        self.options.only_v6 = Some(!on);
+        self
+    }
+
+    /// Whether small messages on accepted connections are sent at once (`TCP_NODELAY`). Default: yes.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.options.nodelay = on;
+        self
+    }
+
+    /// Listens on the first of the addresses that can be bound. Port 0 lets the kernel choose.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost.*
+    ///
+    /// # Errors
+    /// If there is no such address, or none can be bound: the last one's error.
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    #[track_caller]
+    pub fn bind(self, addrs: impl IntoAddrs) -> impl Future<Output = io::Result<TcpListener>> {
+        let driver = core::current().driver.clone();
+        let addrs = addrs.into_addrs();
+        async move {
+            let mut last = None;
+            for address in resolve(&driver, addrs).await? {
+                match control::listen(&address.into(), &self.options, driver.wants_nonblocking()) {
+                    Ok(fd) => return Ok(TcpListener::new(&driver, fd)),
+                    Err(e) => last = Some(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))),
+                }
+            }
+            Err(last.expect("there is at least one address"))
+        }
+    }
+}
+
+impl TcpListener {
+    /// Listens on the first of the addresses that can be bound; see [`TcpListenerBuilder::bind`].
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost.*
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    #[track_caller]
+    pub fn bind(addrs: impl IntoAddrs) -> impl Future<Output = io::Result<Self>> {
+        Self::builder().bind(addrs)
+    }
+
+    /// A builder, for what differs from the defaults.
+    pub fn builder() -> TcpListenerBuilder {
+        TcpListenerBuilder {
+            options: ListenOptions {
+                backlog: 1024,
+                reuse_address: true,
+                reuse_port: false,
+                only_v6: None,
+                nodelay: true,
+            },
+        }
+    }
+}
+
+impl TcpStream {
+    /// Connects to the first of the addresses that answers, trying one after the other. Small messages are sent at
+    /// once (`TCP_NODELAY`), as in asyncio.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost*: an unfinished connection is closed.
+    ///
+    /// # Errors
+    /// If there is no such address, or none answers: the last one's error.
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    ///
+    /// # Kernel
+    /// `IORING_OP_CONNECT` (5.5); on epoll `connect(2)`.
+    ///
+    /// # References
+    /// [connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html)
+    #[doc(alias = "connect_tcp")]
+    #[track_caller]
+    pub fn connect(addrs: impl IntoAddrs) -> impl Future<Output = io::Result<Self>> {
+        let driver = core::current().driver.clone();
+        let addrs = addrs.into_addrs();
+        async move {
+            let mut last = None;
+            for address in resolve(&driver, addrs).await? {
+                match connect_one(&driver, address).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(last.expect("there is at least one address"))
+        }
+    }
+
+    /// Whether small messages are sent at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.with_socket(|socket| socket.tcp_nodelay())
+    }
+
+    /// Whether small messages shall be sent at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        self.with_socket(|socket| socket.set_tcp_nodelay(on))
+    }
+}
+
+async fn connect_one(driver: &Rc<Driver>, address: SocketAddr) -> io::Result<TcpStream> {
+    let fd = control::stream_socket(Domain::for_address(address), driver.wants_nonblocking())?;
+    control::options(&fd, |socket| socket.set_tcp_nodelay(true))?;
+    let descriptor = Rc::new(Descriptor::new(driver, fd));
+    let (result, op) = Pending::new(driver, Connect::new(descriptor.clone(), address.into())).await;
+    drop(op);
+    crate::op::outcome(result)?;
+    let fd = descriptor.take().expect("nobody else has it");
+    Ok(TcpStream::new(driver, fd))
+}

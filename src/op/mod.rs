@@ -1,0 +1,225 @@
+//! What can be asked of the kernel: each operation once, its ring face and its epoll face side by side.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! An operation owns what its submission points to, and stays in place in the in-flight table until its final
+//! completion (contract rule C3); each address that `prepare`, `attempt` or `call` hands out is one of these.
+
+pub(crate) mod fs;
+pub(crate) mod net;
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::mpsc;
+
+use io_uring::opcode;
+use io_uring::squeue::Entry;
+use io_uring::types::Fd;
+
+use crate::driver::blocking::Call;
+use crate::driver::{Answer, Attempt, Driver, Features, Op, Pending, Route};
+use crate::error::Closed;
+use crate::sys::{file, socket};
+
+/// A descriptor that is closed through the driver, after its last operation: each operation holds a reference (C13).
+pub(crate) struct Descriptor {
+    fd: Cell<Option<OwnedFd>>,
+    number: RawFd,
+    driver: Rc<Driver>,
+    lingers: Cell<bool>,
+}
+
+impl Descriptor {
+    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
+        let number = fd.as_raw_fd();
+        Self { fd: Cell::new(Some(fd)), number, driver: driver.clone(), lingers: Cell::new(false) }
+    }
+
+    pub(crate) fn driver(&self) -> &Rc<Driver> {
+        &self.driver
+    }
+
+    pub(crate) fn number(&self) -> RawFd {
+        self.number
+    }
+
+    /// Lends the descriptor for a synchronous call; an error after it was closed or given away.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
+        let fd = self.fd.take().ok_or(Closed::new("the socket"))?;
+        let result = f(fd.as_fd());
+        self.fd.set(Some(fd));
+        result
+    }
+
+    /// Whether closing may wait: for data to be delivered, or for a file to be written back.
+    pub(crate) fn set_lingers(&self, lingers: bool) {
+        self.lingers.set(lingers);
+    }
+
+    /// Takes the descriptor out, when no operation uses it: to close it with an answer, or to give it away.
+    pub(crate) fn take(&self) -> Option<OwnedFd> {
+        let fd = self.fd.take()?;
+        self.driver.forget(self.number);
+        Some(fd)
+    }
+
+    /// Closes the descriptor and says how that went. Call it when no operation uses it.
+    pub(crate) fn close(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let pending =
+            self.take().map(|fd| Pending::new(&self.driver, Close { fd: Some(fd), lingers: self.lingers.get() }));
+        async move {
+            match pending {
+                Some(pending) => file::result(pending.await.0).map(drop),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            self.driver.close(fd, self.lingers.get());
+        }
+    }
+}
+
+impl fmt::Debug for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Descriptor({})", self.number)
+    }
+}
+
+/// Closes a descriptor: `IORING_OP_CLOSE` (5.6).
+struct Close {
+    /// Ours until the kernel has it.
+    fd: Option<OwnedFd>,
+    lingers: bool,
+}
+
+impl Close {
+    fn release(&mut self) -> RawFd {
+        self.fd.take().map_or(-1, std::os::fd::IntoRawFd::into_raw_fd)
+    }
+}
+
+impl Op for Close {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        let entry = opcode::Close::new(Fd(self.release())).build();
+        Some(if self.lingers { entry.flags(io_uring::squeue::Flags::ASYNC) } else { entry })
+    }
+
+    fn route(&self) -> Route {
+        if self.lingers { Route::Pool } else { Route::Now }
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        Attempt::Complete(Answer::once(file::close(self.release())))
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Close { fd: self.release() }
+    }
+
+    fn is_cancelled_by_drop(&self) -> bool {
+        false
+    }
+}
+
+/// Does nothing, through the kernel: `IORING_OP_NOP` (5.1).
+pub(crate) struct Nop;
+
+impl Op for Nop {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        Some(opcode::Nop::new().build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Now
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        Attempt::Complete(Answer::once(0))
+    }
+}
+
+/// Reads from a descriptor that is waited for, such as an eventfd or a pipe: `IORING_OP_READ` (5.6).
+pub(crate) struct ReadStream {
+    descriptor: Rc<Descriptor>,
+    bytes: Box<[u8]>,
+}
+
+impl ReadStream {
+    pub(crate) fn new(descriptor: Rc<Descriptor>, size: usize) -> Self {
+        Self { descriptor, bytes: vec![0; size].into() }
+    }
+}
+
+impl Op for ReadStream {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        let (address, len) = (self.bytes.as_mut_ptr(), self.bytes.len() as u32);
+        Some(opcode::Read::new(Fd(self.descriptor.number()), address, len).build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Readable(self.descriptor.number())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        // read(2) of a blocking descriptor would wait, so it is asked first.
+        if socket::poll_now(self.descriptor.number(), libc::POLLIN) == 0 {
+            return Attempt::Wait;
+        }
+        // SAFETY: the operation owns the bytes.
+        let result = unsafe { file::read(self.descriptor.number(), self.bytes.as_mut_ptr(), self.bytes.len()) };
+        Attempt::from_result(result)
+    }
+}
+
+/// A function that runs in a thread of the pool, on every driver.
+pub(crate) struct Run {
+    job: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Op for Run {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        None
+    }
+
+    fn route(&self) -> Route {
+        Route::Pool
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Run(self.job.take().expect("a job is called once"))
+    }
+}
+
+/// Runs `function` in a thread of the pool. Dropping the future takes the job back if no thread has begun it; else it
+/// runs to its end, unheard.
+pub(crate) async fn run_in_pool<T: Send + 'static>(
+    driver: &Rc<Driver>,
+    function: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let job = move || {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(function));
+        // Nobody listens any more if the future was dropped.
+        let _ = sender.send(outcome);
+    };
+    let (result, _) = Pending::new(driver, Run { job: Some(Box::new(job)) }).await;
+    match receiver.try_recv() {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(_) => Err(file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED))),
+    }
+}
+
+/// The result of an operation: a count, or what the kernel said.
+pub(crate) fn outcome(result: i32) -> io::Result<u32> {
+    file::result(result)
+}

@@ -1,0 +1,28 @@
+//! How many answers that are ready at once a task gets in one poll, so that one hot connection starves nobody.
+
+use std::cell::Cell;
+use std::task::{Context, Poll};
+
+/// Ready answers per poll of a task.
+const PER_POLL: u32 = 128;
+
+thread_local! {
+    static LEFT: Cell<u32> = const { Cell::new(PER_POLL) };
+}
+
+/// A task is about to be polled.
+pub(crate) fn refill() {
+    LEFT.set(PER_POLL);
+}
+
+/// Call it before giving an answer that was ready without waiting. `Pending`: the task has had its share of this poll;
+/// it is ready again already, after everybody else.
+pub(crate) fn spend(cx: &Context<'_>) -> Poll<()> {
+    let left = LEFT.get();
+    if left == 0 {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    LEFT.set(left - 1);
+    Poll::Ready(())
+}

@@ -1,0 +1,141 @@
+//! Who runs next: the loop, its tasks and wakers, its timers, and the door for other threads.
+
+pub(crate) mod budget;
+mod clock;
+pub(crate) mod core;
+mod event_loop;
+mod handle;
+mod remote;
+mod task;
+mod time;
+mod timer;
+pub(crate) mod wait;
+mod waker;
+
+pub use event_loop::{Builder, EventLoop};
+pub use handle::{LoopHandle, RemoteTask};
+pub use task::{Task, TaskId};
+pub use time::{Interval, Sleep, Timeout, interval, sleep, sleep_until, timeout};
+
+use std::future::Future;
+use std::io;
+use std::panic::Location;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::driver::{Metrics, Pending};
+use crate::op::Nop;
+
+/// Makes an event loop, runs `main` in it, closes it, and gives the result of `main`.
+///
+/// Tasks that are not done when `main` is are dropped. `PROACTOR_DRIVER` chooses the driver; see
+/// [`DriverChoice`](crate::DriverChoice).
+///
+/// # Errors
+/// The error of `main`; or why no loop could be made, or could not go on.
+///
+/// # Examples
+/// ```
+/// use proactor::net::{TcpListener, TcpStream};
+///
+/// fn main() -> std::io::Result<()> {
+///     proactor::run(async {
+///         let listener = TcpListener::bind("127.0.0.1:0").await?;
+///         let client = TcpStream::connect(listener.local_addr()?).await?;
+///         let server = listener.accept().await?;
+///         client.send("hello").await?;
+///         assert_eq!(&server.receive().await?.unwrap()[..], b"hello");
+///         Ok(())
+///     })
+/// }
+/// ```
+pub fn run<T, E: From<io::Error>>(main: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let event_loop = EventLoop::new()?;
+    event_loop.run_until_complete(main)?
+}
+
+/// Makes a task of `future` in the loop of this thread; it runs beside the caller from the next turn on.
+///
+/// # Panics
+/// If no event loop runs on this thread.
+#[doc(alias = "create_task")]
+#[doc(alias = "ensure_future")]
+#[track_caller]
+pub fn spawn<F>(future: F) -> Task<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    core::current().spawn(future, Location::caller())
+}
+
+/// The handle of the loop that runs on this thread.
+///
+/// # Errors
+/// If none does.
+#[doc(alias = "get_running_loop")]
+#[doc(alias = "get_event_loop")]
+pub fn current() -> io::Result<LoopHandle> {
+    match core::try_current() {
+        Some(core) => Ok(LoopHandle::of(&core)),
+        None => Err(io::Error::other("no event loop is running on this thread")),
+    }
+}
+
+/// What the loop of this thread has done so far.
+///
+/// # Panics
+/// If no event loop runs on this thread.
+#[track_caller]
+pub fn metrics() -> Metrics {
+    core::current().metrics()
+}
+
+/// Lets everything else that is ready run first.
+///
+/// # Cancel safety
+/// *Nothing is lost.*
+pub fn yield_now() -> YieldNow {
+    YieldNow { yielded: false }
+}
+
+/// The future of [`yield_now`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct YieldNow {
+    yielded: bool,
+}
+
+impl Future for YieldNow {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Goes once through the driver and back: what an operation costs at least, for benches and health checks.
+///
+/// # Cancel safety
+/// *Nothing is lost.*
+///
+/// # Errors
+/// If the kernel refuses even that.
+///
+/// # Panics
+/// If no event loop runs on this thread.
+///
+/// # Kernel
+/// `IORING_OP_NOP` (5.1); on the epoll driver it completes at once.
+#[track_caller]
+pub fn nop() -> impl Future<Output = io::Result<()>> {
+    let pending = Pending::new(&core::current().driver, Nop);
+    async move {
+        let (result, Nop) = pending.await;
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,70 @@
+//! Calls on files, made by the threads of the blocking pool.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! The functions that take addresses are unsafe: the caller keeps what they point to valid for the call (contract
+//! rule C3: the operation that owns it is in flight).
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use crate::sys::raw;
+
+/// Takes over a descriptor that an operation obtained.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    debug_assert!(fd >= 0);
+    // SAFETY: called once with each descriptor that the kernel made for an operation, at its completion (C8).
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Closes a descriptor; the result in the form of a completion.
+pub(crate) fn close(fd: RawFd) -> i32 {
+    // SAFETY: the caller hands over its descriptor (contract rule C13).
+    raw(unsafe { libc::close(fd) } as isize)
+}
+
+/// Whether a descriptor waits in `close(2)` for data to be delivered, and so must not be closed by the loop's thread.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// # Safety
+/// `path` points to a string that ends with a zero byte.
+pub(crate) unsafe fn openat(path: *const libc::c_char, flags: i32, mode: u32) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::openat(libc::AT_FDCWD, path, flags | libc::O_CLOEXEC, mode) } as isize)
+}
+
+/// # Safety
+/// `address` points to `len` bytes that may be written.
+pub(crate) unsafe fn pread(fd: RawFd, address: *mut u8, len: usize, offset: u64) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::pread64(fd, address.cast(), len, offset as i64) })
+}
+
+/// # Safety
+/// `address` points to `len` initialised bytes.
+pub(crate) unsafe fn pwrite(fd: RawFd, address: *const u8, len: usize, offset: u64) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::pwrite64(fd, address.cast(), len, offset as i64) })
+}
+
+/// # Safety
+/// `path` points to a string that ends with a zero byte, `to` to a place for the result.
+pub(crate) unsafe fn statx(dir: RawFd, path: *const libc::c_char, flags: i32, to: *mut libc::statx) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::statx(dir, path, flags, libc::STATX_BASIC_STATS | libc::STATX_BTIME, to) } as isize)
+}
+
+/// A result of an operation as `io::Result`.
+pub(crate) fn result(result: i32) -> io::Result<u32> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as u32) }
+}
+
+/// # Safety
+/// `address` points to `len` bytes that may be written.
+pub(crate) unsafe fn read(fd: RawFd, address: *mut u8, len: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::read(fd, address.cast(), len) })
+}

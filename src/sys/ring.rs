@@ -1,0 +1,272 @@
+//! The mapped rings of io_uring: set up, push, enter, reap, register.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! [`Ring`] keeps the `IoUring` in a leaked box and hands out the three views of it with the lifetime `'static`; they
+//! are dropped before the box is taken back (`Drop`). The memory that an SQE points to is the business of whoever
+//! pushes it (`push` is unsafe). [`BufferRing`] owns the entries that the kernel reads; what they point to belongs to
+//! `buf::Pool`.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{BufRingEntry, CancelBuilder, Timespec};
+use io_uring::{CompletionQueue, IoUring, Probe, SubmissionQueue, Submitter};
+
+use crate::sys::fork;
+
+/// Set-up flags that change how fast a ring is, never what it means; each is dropped where the kernel refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Setup {
+    pub(crate) submit_all: bool,
+    pub(crate) single_issuer: bool,
+    pub(crate) defer_taskrun: bool,
+    pub(crate) coop_taskrun: bool,
+    pub(crate) taskrun_flag: bool,
+    pub(crate) no_sqarray: bool,
+}
+
+/// `IORING_ENTER_GETEVENTS`: reap, and with DEFER_TASKRUN run the pending task work.
+const GETEVENTS: u32 = 1;
+/// `IORING_ENTER_NO_IOWAIT` (6.15): an idle server must not look like a busy disk.
+const NO_IOWAIT: u32 = 1 << 7;
+
+/// One completion, copied out of the ring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cqe {
+    pub(crate) user_data: u64,
+    pub(crate) result: i32,
+    pub(crate) flags: u32,
+}
+
+/// A ring of this thread.
+pub(crate) struct Ring {
+    // The order matters: the views go before `whole` is freed (in `Drop`).
+    submitter: Option<Submitter<'static>>,
+    sq: Option<SubmissionQueue<'static>>,
+    cq: Option<CompletionQueue<'static>>,
+    whole: NonNull<IoUring>,
+    registered_fd: bool,
+    enter_flags: u32,
+    forks: u32,
+}
+
+impl Ring {
+    pub(crate) fn new(sq_entries: u32, cq_entries: u32, setup: Setup) -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_cqsize(cq_entries).setup_clamp();
+        if setup.submit_all {
+            builder.setup_submit_all();
+        }
+        if setup.single_issuer {
+            builder.setup_single_issuer();
+        }
+        if setup.defer_taskrun {
+            builder.setup_defer_taskrun();
+        }
+        if setup.coop_taskrun {
+            builder.setup_coop_taskrun();
+        }
+        if setup.taskrun_flag {
+            builder.setup_taskrun_flag();
+        }
+        if setup.no_sqarray {
+            builder.setup_no_sqarray();
+        }
+        let whole = builder.build(sq_entries)?;
+        let no_iowait = whole.params().is_feature_no_iowait();
+        let whole = NonNull::from(Box::leak(Box::new(whole)));
+        // SAFETY: the box was just leaked, nothing else refers to it, and it is freed only in `Drop`, after the
+        // three views that borrow from this reference.
+        let (submitter, sq, cq) = unsafe { &mut *whole.as_ptr() }.split();
+        Ok(Self {
+            submitter: Some(submitter),
+            sq: Some(sq),
+            cq: Some(cq),
+            whole,
+            registered_fd: false,
+            enter_flags: if no_iowait { NO_IOWAIT } else { 0 },
+            forks: fork::generation(),
+        })
+    }
+
+    fn submitter(&self) -> &Submitter<'static> {
+        self.submitter.as_ref().expect("the views exist until drop")
+    }
+
+    fn sq(&mut self) -> &mut SubmissionQueue<'static> {
+        self.sq.as_mut().expect("the views exist until drop")
+    }
+
+    /// Saves a descriptor look-up at each enter. True if the kernel took it.
+    pub(crate) fn register_fd(&mut self) -> bool {
+        let submitter = self.submitter.as_mut().expect("the views exist until drop");
+        self.registered_fd = submitter.register_ring_fd().is_ok();
+        self.registered_fd
+    }
+
+    pub(crate) fn params(&self) -> &io_uring::Parameters {
+        // SAFETY: `whole` is alive until `Drop`, and the views never write to the parameters.
+        unsafe { self.whole.as_ref() }.params()
+    }
+
+    /// Puts `entry` into the submission queue; false if that is full.
+    ///
+    /// # Safety
+    /// What `entry` points to stays valid, and is left alone, until its final completion.
+    pub(crate) unsafe fn push(&mut self, entry: &Entry) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.sq().push(entry) }.is_ok()
+    }
+
+    pub(crate) fn is_sq_empty(&mut self) -> bool {
+        self.sq().is_empty()
+    }
+
+    /// Submits what was pushed and waits for `want` completions; `events`: run task work and flush overflow too.
+    /// `Ok` says nothing about how many were consumed: the submission queue knows (`KERNEL` 2.11).
+    pub(crate) fn enter(&mut self, want: u32, events: bool) -> io::Result<()> {
+        if self.forks != fork::generation() {
+            return Err(io::Error::other(
+                "this event loop belongs to the parent process: after fork() without exec() make a new one",
+            ));
+        }
+        let sq = self.sq();
+        sq.sync();
+        let pending = sq.len() as u32;
+        let mut flags = self.enter_flags;
+        if want > 0 || events {
+            flags |= GETEVENTS;
+        }
+        // SAFETY: no argument is passed (its size is ignored for a null pointer); whoever pushed the entries made
+        // the promises about them.
+        let result = unsafe { self.submitter().enter::<libc::sigset_t>(pending, want, flags, None) };
+        self.sq().sync();
+        result.map(drop)
+    }
+
+    /// Whether the kernel holds completions back that the next enter would bring.
+    pub(crate) fn wants_enter(&mut self) -> bool {
+        let sq = self.sq();
+        sq.taskrun() || sq.cq_overflow()
+    }
+
+    pub(crate) fn has_completions(&mut self) -> bool {
+        let cq = self.cq.as_mut().expect("the views exist until drop");
+        cq.sync();
+        cq.len() > 0
+    }
+
+    /// Copies up to `max` completions to `into` and gives their places back to the kernel.
+    pub(crate) fn reap(&mut self, into: &mut Vec<Cqe>, max: usize) {
+        let cq = self.cq.as_mut().expect("the views exist until drop");
+        cq.sync();
+        into.extend(
+            cq.by_ref().take(max).map(|e| Cqe { user_data: e.user_data(), result: e.result(), flags: e.flags() }),
+        );
+        cq.sync();
+    }
+
+    pub(crate) fn probe(&self) -> io::Result<Probe> {
+        let mut probe = Probe::new();
+        self.submitter().register_probe(&mut probe)?;
+        Ok(probe)
+    }
+
+    /// Bounds the kernel's worker threads of this thread: `IORING_REGISTER_IOWQ_MAX_WORKERS` (5.15).
+    pub(crate) fn limit_workers(&self, bounded: u32, unbounded: u32) -> bool {
+        self.submitter().register_iowq_max_workers(&mut [bounded, unbounded]).is_ok()
+    }
+
+    /// Cancels everything that can be cancelled, waiting at most `limit` (6.0).
+    pub(crate) fn cancel_all(&self, limit: Duration) -> io::Result<()> {
+        let limit = Timespec::new().sec(limit.as_secs()).nsec(limit.subsec_nanos());
+        self.submitter().register_sync_cancel(Some(limit), CancelBuilder::any())
+    }
+
+    /// Registers an empty buffer ring of `entries` (a power of two) as group `group` (5.19).
+    pub(crate) fn register_buffer_ring(&self, entries: u16, group: u16) -> io::Result<BufferRing> {
+        let ring = BufferRing::map(entries)?;
+        // SAFETY: the mapping holds `entries` entries and lives until `BufferRing` is dropped, which the driver does
+        // after `unregister_buffer_ring`, or never.
+        unsafe { self.submitter().register_buf_ring_with_flags(ring.entries.as_ptr() as u64, entries, group, 0) }?;
+        Ok(ring)
+    }
+
+    pub(crate) fn unregister_buffer_ring(&self, group: u16) {
+        let _ = self.submitter().unregister_buf_ring(group);
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.forks != fork::generation() {
+            // The parent's ring: its mappings are not even here (`dontfork`). Nothing of it may be touched.
+            std::mem::forget((self.submitter.take(), self.sq.take(), self.cq.take()));
+            return;
+        }
+        if self.registered_fd {
+            // A registered descriptor would keep the ring, and all its operations, alive until the thread ends.
+            let submitter = self.submitter.as_mut().expect("the views exist until drop");
+            let _ = submitter.unregister_ring_fd();
+        }
+        self.submitter = None;
+        self.sq = None;
+        self.cq = None;
+        // SAFETY: `whole` came from `Box::leak` in `new`, and the views that borrowed from it are gone.
+        drop(unsafe { Box::from_raw(self.whole.as_ptr()) });
+    }
+}
+
+/// The ring of provided buffers of one group: the kernel takes a buffer from it when data is there.
+pub(crate) struct BufferRing {
+    entries: NonNull<BufRingEntry>,
+    count: u16,
+    tail: u16,
+}
+
+impl BufferRing {
+    fn map(count: u16) -> io::Result<Self> {
+        debug_assert!(count.is_power_of_two());
+        let len = usize::from(count) * size_of::<BufRingEntry>();
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a fresh anonymous mapping; nothing existing is replaced.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let entries = NonNull::new(address.cast()).expect("mmap never gives page zero");
+        Ok(Self { entries, count, tail: 0 })
+    }
+
+    /// Adds a buffer; the kernel sees it after the next [`publish`](Self::publish).
+    pub(crate) fn put(&mut self, id: u16, address: *mut u8, size: usize) {
+        let index = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `index` is below `count`, the number of entries mapped. The kernel reads entries only up to the
+        // published tail, and there are never more buffers than entries (`Pool::buffers_max`).
+        let entry = unsafe { &mut *self.entries.as_ptr().add(index) };
+        entry.set_addr(address as u64);
+        entry.set_len(size as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    pub(crate) fn publish(&mut self) {
+        // SAFETY: `entries` is a valid buffer ring.
+        let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
+        // SAFETY: the tail is a u16 inside the mapping, aligned, and shared with the kernel, so it is used atomically.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        let len = usize::from(self.count) * size_of::<BufRingEntry>();
+        // SAFETY: this is the mapping made in `map`, of the same length.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), len) };
+    }
+}

@@ -1,0 +1,121 @@
+//! Runs a test on each driver, and looks afterwards whether anything was left behind.
+
+use std::env;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
+
+/// A function that makes the test's future, for one driver.
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Declares tests once and makes one of each for every driver: `contract::uring::name` and `contract::epoll::name`.
+macro_rules! both_drivers {
+    ($($name:ident),* $(,)?) => {
+        mod uring {
+            $(#[test] fn $name() { $crate::harness::on(proactor::DriverChoice::IoUring, super::$name); })*
+        }
+        mod epoll {
+            $(#[test] fn $name() { $crate::harness::on(proactor::DriverChoice::Epoll, super::$name); })*
+        }
+    };
+}
+pub(crate) use both_drivers;
+
+/// What a test gets: the driver it shall use.
+#[derive(Clone, Copy)]
+pub(crate) struct Cx {
+    pub(crate) driver: DriverChoice,
+}
+
+impl Cx {
+    pub(crate) fn builder(self) -> Builder {
+        EventLoop::builder().driver(self.driver)
+    }
+
+    pub(crate) fn is_uring(self) -> bool {
+        self.driver == DriverChoice::IoUring
+    }
+
+    /// Runs `main` in a loop of its own and checks that nothing is left of it: no operation, no buffer, no task, no
+    /// timer, and in the end no descriptor.
+    pub(crate) fn run<T, E: std::fmt::Debug>(self, main: impl Future<Output = Result<T, E>>) -> T {
+        self.run_with(self.builder(), main)
+    }
+
+    pub(crate) fn run_with<T, E: std::fmt::Debug>(self, builder: Builder, main: impl Future<Output = Result<T, E>>) -> T {
+        let event_loop = builder.build().expect("a loop");
+        let result = event_loop.run_until_complete(within(main)).expect("the loop runs");
+        event_loop.run_until_complete(settled(&event_loop)).expect("the loop still runs");
+        let left = event_loop.metrics();
+        assert_eq!((left.tasks, left.timers), (0, 0), "tasks and timers are left");
+        assert_eq!((left.in_flight, left.buffers_in_use), (0, 0), "operations and buffers are left");
+        event_loop.close().expect("the loop closes");
+        result.expect("the test's future succeeds")
+    }
+}
+
+/// Every test ends: the limit is far beyond what any takes.
+async fn within<T>(main: impl Future<Output = T>) -> T {
+    proactor::timeout(Duration::from_secs(120), main).await.expect("the test takes too long")
+}
+
+/// Waits, for a bounded time, until what was dropped has come back from the kernel.
+async fn settled(event_loop: &EventLoop) {
+    for _ in 0..10_000 {
+        let left = event_loop.metrics();
+        if (left.tasks, left.timers, left.in_flight, left.buffers_in_use) == (0, 0, 0, 0) {
+            return;
+        }
+        // A turn of the loop, and for the ring a way through the kernel.
+        proactor::nop().await.expect("a nop");
+        proactor::yield_now().await;
+        if left.in_flight > 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Tests that count descriptors do not run at the same time as others that make some.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Why there is no ring here, if there is none.
+pub(crate) fn ring_refused() -> Option<io::Error> {
+    EventLoop::builder().driver(DriverChoice::IoUring).build().err()
+}
+
+/// Runs a test on one driver. Without io_uring the ring's half is skipped, loudly, or fails where it is required.
+pub(crate) fn on(driver: DriverChoice, test: impl FnOnce(Cx)) {
+    let _alone = alone();
+    if driver == DriverChoice::IoUring
+        && let Some(reason) = ring_refused()
+    {
+        let required = env::var("URING_TESTS_REQUIRE").is_ok_and(|names| names.contains("io_uring"));
+        assert!(!required, "URING_TESTS_REQUIRE=io_uring, but: {reason}");
+        println!("SKIP: {reason}");
+        return;
+    }
+    let cx = Cx { driver };
+    warm_up(cx);
+    let before = open_descriptors();
+    test(cx);
+    assert_eq!(open_descriptors(), before, "descriptors were leaked");
+}
+
+/// Which driver ran is asserted, not assumed; and what is made once in a process is made before anything is counted.
+fn warm_up(cx: Cx) {
+    let event_loop = cx.builder().build().expect("a loop");
+    let expected = if cx.is_uring() { DriverKind::IoUring } else { DriverKind::Epoll };
+    assert_eq!(event_loop.report().driver(), expected);
+}

@@ -1,0 +1,4 @@
+//! One test binary; every test runs on both drivers.
+
+mod harness;
+mod streams;
