@@ -5,20 +5,20 @@
 compile_error!("proactor stands on io_uring and epoll: it runs on Linux only");
 
 // In the order of the layers: each may use those above it.
-mod sys;
-mod error;
 pub mod buf;
 mod driver;
-mod op;
-mod runtime;
+mod error;
+pub mod event_loop;
 pub mod fs;
 pub mod net;
+mod op;
+mod runtime;
 pub mod signal;
-pub mod event_loop;
+mod sys;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{Busy, Cancelled, Closed, Failed, JoinError, TimedOut};
 pub use runtime::{
-    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, Timeout, YieldNow, current, interval,
-    metrics, nop, run, sleep, sleep_until, spawn, timeout, yield_now,
+    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, Timeout, YieldNow, current,
+    interval, metrics, nop, run, sleep, sleep_until, spawn, timeout, yield_now,
 };

@@ -60,7 +60,18 @@ macro_rules! readable {
     };
 }
 
-readable!(Vec<u8>, Box<[u8]>, String, Bytes, BytesMut, &'static [u8], &'static str, std::rc::Rc<[u8]>, std::sync::Arc<[u8]>, Chunk);
+readable!(
+    Vec<u8>,
+    Box<[u8]>,
+    String,
+    Bytes,
+    BytesMut,
+    &'static [u8],
+    &'static str,
+    std::rc::Rc<[u8]>,
+    std::sync::Arc<[u8]>,
+    Chunk
+);
 
 // SAFETY: a static array does not move; it is behind a reference.
 unsafe impl<const N: usize> IoBuf for &'static [u8; N] {

@@ -229,7 +229,12 @@ impl Epoll {
         }
     }
 
-    pub(crate) fn poll(&mut self, wait: Wait, table: &Table, batch: &mut Vec<(Key, Answer)>) -> io::Result<()> {
+    pub(crate) fn poll(
+        &mut self,
+        wait: Wait,
+        table: &Table,
+        batch: &mut Vec<(Key, Answer)>,
+    ) -> io::Result<()> {
         batch.extend(self.cancelled.drain(..).map(|key| (key, Answer::once(-libc::ECANCELED))));
         // As many as there are now: what an attempt puts off is for the next turn.
         for _ in 0..self.now.len() {

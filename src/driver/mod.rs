@@ -179,7 +179,7 @@ pub(crate) enum Wait {
 }
 
 enum Backend {
-    Uring(uring::Uring),
+    Uring(Box<uring::Uring>),
     Epoll(epoll::Epoll),
 }
 
@@ -217,9 +217,9 @@ impl Driver {
         let inbox = Inbox::new(alarm);
         let bell = alarm.arm()?;
         let (backend, features, report) = report::choose(choice, |features| match features {
-            Some(features) => {
-                uring::Uring::new(features, sizes.ring_entries, bell, pool.clone()).map(Backend::Uring)
-            }
+            Some(features) => uring::Uring::new(features, sizes.ring_entries, bell, pool.clone())
+                .map(Box::new)
+                .map(Backend::Uring),
             None => epoll::Epoll::new(bell).map(Backend::Epoll),
         })
         .inspect_err(|_| alarm.disarm())?;
@@ -344,7 +344,10 @@ impl Driver {
                 Attempt::Complete(answer) => {
                     let mut wakers = Wakers::new();
                     let step = op.complete(answer, &mut wakers);
-                    debug_assert!(wakers.is_empty(), "an operation that a future waits for wakes nobody (C2)");
+                    debug_assert!(
+                        wakers.is_empty(),
+                        "an operation that a future waits for wakes nobody (C2)"
+                    );
                     if let Step::Done(result) = step {
                         return Some(result);
                     }
@@ -488,6 +491,7 @@ impl Driver {
         let left = self.table.in_flight();
         if left > 0 {
             // The kernel, or a thread of the pool, may still write into what these operations own.
+            #[allow(clippy::mem_forget, reason = "C12: this is the one place where memory is leaked")]
             std::mem::forget(self.clone());
         } else if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
             uring.close_down();
@@ -498,7 +502,11 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        debug_assert_eq!(self.table.in_flight(), 0, "a driver with operations in flight is leaked, not dropped");
+        debug_assert_eq!(
+            self.table.in_flight(),
+            0,
+            "a driver with operations in flight is leaked, not dropped"
+        );
     }
 }
 

@@ -132,7 +132,9 @@ fn look() -> io::Result<Features> {
         lossless_waitall: has(opcode::SendZc::CODE),
         multishot_accept: false,
         multishot_receive: false,
-        sync_cancel: ring.cancel_all(Duration::ZERO).map_or_else(|e| e.raw_os_error() == Some(libc::ENOENT), |()| true),
+        sync_cancel: ring
+            .cancel_all(Duration::ZERO)
+            .map_or_else(|e| e.raw_os_error() == Some(libc::ENOENT), |()| true),
     };
     features.multishot_accept = try_multishot_accept(&mut ring, &probe);
     features.multishot_receive = try_multishot_receive(&mut ring).unwrap_or(false);
@@ -158,7 +160,9 @@ fn one(ring: &mut Ring, entry: Entry) -> io::Result<Cqe> {
 /// An unconnected socket refuses to accept; which errno it is tells whether the flag was understood: before 5.19 the
 /// flag itself is refused, as an unknown one is (EINVAL), while a datagram socket's answer is EOPNOTSUPP.
 fn try_multishot_accept(ring: &mut Ring, probe: &Probe) -> bool {
-    let Ok(socket) = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0")) else {
+    let Ok(socket) =
+        std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))
+    else {
         return probe.is_supported(opcode::Socket::CODE);
     };
     let entry = opcode::AcceptMulti::new(Fd(socket.as_raw_fd())).build();

@@ -72,7 +72,8 @@ impl fmt::Display for DriverReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "driver: {} ({})", self.driver, self.reason)?;
         for (label, present) in [("features", true), ("not here", false)] {
-            let names: Vec<_> = self.features().filter(|(_, p)| *p == present).map(|(name, _)| name).collect();
+            let names: Vec<_> =
+                self.features().filter(|(_, p)| *p == present).map(|(name, _)| name).collect();
             if !names.is_empty() {
                 write!(f, "\n{label}: {}", names.join(", "))?;
             }
@@ -130,8 +131,14 @@ pub(crate) fn choose<B>(
         Err(error) => return epoll(format!("no io_uring: {}", refusal(error)), None),
     };
     if let Some(missing) = features.missing() {
-        let why = format!("this kernel's io_uring lacks {missing}: it is too old; use a 6.1 or later kernel, or epoll");
-        return if forced { Err(io::Error::new(io::ErrorKind::Unsupported, why)) } else { epoll(why, Some(features)) };
+        let why = format!(
+            "this kernel's io_uring lacks {missing}: it is too old; use a 6.1 or later kernel, or epoll"
+        );
+        return if forced {
+            Err(io::Error::new(io::ErrorKind::Unsupported, why))
+        } else {
+            epoll(why, Some(features))
+        };
     }
     if !forced && !features.is_modern() {
         let why = "this kernel's io_uring is older than 6.1-class, where epoll is as fast and safer; \
@@ -140,7 +147,9 @@ pub(crate) fn choose<B>(
     }
     let reason = if forced { by } else { "the kernel has a modern ring" };
     match make(Some(features)) {
-        Ok(backend) => Ok((backend, features.clone(), report(DriverKind::IoUring, reason.to_owned(), Some(features)))),
+        Ok(backend) => {
+            Ok((backend, features.clone(), report(DriverKind::IoUring, reason.to_owned(), Some(features))))
+        }
         Err(error) if forced => Err(refusal(&error)),
         Err(error) => epoll(format!("no ring could be made: {}", refusal(&error)), Some(features)),
     }
@@ -149,19 +158,29 @@ pub(crate) fn choose<B>(
 /// What the kernel said when a ring was asked for, with the remedy.
 fn refusal(error: &io::Error) -> io::Error {
     let remedy = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel or sandbox has no io_uring; a kernel from 5.11 on, built with CONFIG_IO_URING, \
-             has it, and a seccomp profile may hide it",
+        Some(libc::ENOSYS) => {
+            "this kernel or sandbox has no io_uring; a kernel from 5.11 on, built with CONFIG_IO_URING, \
+             has it, and a seccomp profile may hide it"
+        }
         Some(libc::EPERM) => match sysctl_disabled().as_deref() {
             Some("2") => "the sysctl kernel.io_uring_disabled is 2; set it to 0",
-            Some("1") => "the sysctl kernel.io_uring_disabled is 1; set it to 0, or put the user into the group that \
-                 kernel.io_uring_group names",
-            _ => "a seccomp profile denies it, as the default ones of Docker and Kubernetes do; allow io_uring_setup, \
-                 io_uring_enter and io_uring_register there",
+            Some("1") => {
+                "the sysctl kernel.io_uring_disabled is 1; set it to 0, or put the user into the group that \
+                 kernel.io_uring_group names"
+            }
+            _ => {
+                "a seccomp profile denies it, as the default ones of Docker and Kubernetes do; allow io_uring_setup, \
+                 io_uring_enter and io_uring_register there"
+            }
         },
-        Some(libc::EACCES) => "a security module (SELinux, AppArmor, Landlock …) denies it; allow io_uring there",
+        Some(libc::EACCES) => {
+            "a security module (SELinux, AppArmor, Landlock …) denies it; allow io_uring there"
+        }
         Some(libc::EINVAL) => "this kernel accepts none of the ring's set-up flags; it is too old",
-        Some(libc::ENOMEM) => "no memory for the ring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory limit of the \
-             container, or ask for fewer ring_entries",
+        Some(libc::ENOMEM) => {
+            "no memory for the ring: raise RLIMIT_MEMLOCK (ulimit -l) or the memory limit of the \
+             container, or ask for fewer ring_entries"
+        }
         Some(libc::EMFILE) => "too many open files in this process: raise RLIMIT_NOFILE (ulimit -n)",
         Some(libc::ENFILE) => "too many open files in the system: raise the sysctl fs.file-max",
         _ => return io::Error::new(error.kind(), format!("io_uring cannot be used: {error}")),

@@ -227,7 +227,12 @@ impl Uring {
             let all = self.fill();
             let ring = self.ring.as_mut().expect("not closed");
             let events = ring.wants_enter();
-            if all && !wait && !events && ring.is_sq_empty() && self.turns_without_enter < TURNS_WITHOUT_ENTER_MAX {
+            if all
+                && !wait
+                && !events
+                && ring.is_sq_empty()
+                && self.turns_without_enter < TURNS_WITHOUT_ENTER_MAX
+            {
                 self.turns_without_enter += 1;
                 return Ok(());
             }
@@ -296,7 +301,10 @@ impl Uring {
 
     /// Whether operations of the driver itself are still on their way.
     pub(crate) fn is_draining(&self) -> bool {
-        self.bell_armed || self.timers_in_flight > 0 || !self.waiting.is_empty() || !self.waiting_cancels.is_empty()
+        self.bell_armed
+            || self.timers_in_flight > 0
+            || !self.waiting.is_empty()
+            || !self.waiting_cancels.is_empty()
     }
 
     /// Gives the ring back, after the last completion.

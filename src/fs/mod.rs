@@ -271,6 +271,9 @@ impl Metadata {
 
 impl std::fmt::Debug for Metadata {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metadata").field("len", &self.len()).field("mode", &self.mode()).finish_non_exhaustive()
+        f.debug_struct("Metadata")
+            .field("len", &self.len())
+            .field("mode", &self.mode())
+            .finish_non_exhaustive()
     }
 }

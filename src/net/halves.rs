@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use crate::buf::{Chunk, IoBuf, IoBufMut};
 use crate::error::Failed;
+use crate::net::Family;
 use crate::net::shared::Shared;
 use crate::net::stream::Receive;
-use crate::net::Family;
 
 macro_rules! half {
     ($(#[$doc:meta])* $name:ident) => {

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use crate::driver::{Driver, Key, Wakers, control};
 use crate::error::Closed;
-use crate::net::stream::Stream;
 use crate::net::Family;
+use crate::net::stream::Stream;
 use crate::op::Descriptor;
 use crate::op::net::{AcceptMulti, AcceptTarget};
 use crate::runtime::{Sleep, budget, core, sleep};

@@ -77,17 +77,25 @@ impl Outbound {
 /// The right to send. Dropping it passes it on.
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
+    /// The operation that was submitted passes it on when it is over.
+    handed_over: bool,
 }
 
 impl Turn<'_> {
-    /// The operation that is being submitted passes the turn on when it is over.
-    fn hand_over(self) {
-        std::mem::forget(self);
+    fn new(shared: &Shared) -> Turn<'_> {
+        Turn { shared, handed_over: false }
+    }
+
+    fn hand_over(mut self) {
+        self.handed_over = true;
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
         let mut wakers = Wakers::new();
         self.shared.next_turn(&mut wakers);
         wakers.into_iter().for_each(Waker::wake);
@@ -118,9 +126,10 @@ impl Drop for Queued<'_> {
             return;
         }
         if self.ticket.granted.get() {
-            drop(Turn { shared: self.shared });
+            drop(Turn::new(self.shared));
         } else {
-            let is_other = |item: &Item| !matches!(item, Item::Turn(ticket) if Rc::ptr_eq(ticket, &self.ticket));
+            let is_other =
+                |item: &Item| !matches!(item, Item::Turn(ticket) if Rc::ptr_eq(ticket, &self.ticket));
             self.shared.outbound.queue.borrow_mut().retain(is_other);
         }
     }
@@ -140,14 +149,14 @@ impl Shared {
     pub(crate) async fn turn(&self) -> io::Result<Turn<'_>> {
         self.check_send()?;
         if !self.outbound.busy.replace(true) {
-            return Ok(Turn { shared: self });
+            return Ok(Turn::new(self));
         }
         let ticket = Rc::new(Ticket::default());
         self.outbound.queue.borrow_mut().push_back(Item::Turn(ticket.clone()));
         let mut queued = Queued { shared: self, ticket, done: false };
         poll_fn(|cx| queued.poll(cx)).await?;
         queued.done = true;
-        Ok(Turn { shared: self })
+        Ok(Turn::new(self))
     }
 
     /// The turn is free: the next one gets it.
@@ -203,7 +212,7 @@ impl Shared {
         turn.hand_over();
         let mut pending = pin!(Pending::new(self.driver(), SendAll::new(self.clone(), buf)));
         let (result, op) = self.in_flight(pending.as_mut()).await;
-        drop(Turn { shared: self });
+        drop(Turn::new(self));
         let (buf, sent) = op.into_parts();
         if result < 0 { Err(Failed::new(io::Error::from_raw_os_error(-result), buf, sent)) } else { Ok(buf) }
     }
@@ -222,9 +231,13 @@ impl Shared {
         turn.hand_over();
         let mut pending = pin!(Pending::new(self.driver(), SendVectored::new(self.clone(), bufs)));
         let (result, op) = self.in_flight(pending.as_mut()).await;
-        drop(Turn { shared: self });
+        drop(Turn::new(self));
         let (bufs, sent) = op.into_parts();
-        if result < 0 { Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent)) } else { Ok(bufs) }
+        if result < 0 {
+            Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
+        } else {
+            Ok(bufs)
+        }
     }
 
     /// Waits for a send that has the turn; its key is known meanwhile, so that dropping the stream can cancel it.

@@ -40,7 +40,9 @@ pub enum PassedListener {
 pub fn listen_fds() -> io::Result<Vec<PassedListener>> {
     static GIVEN_OUT: AtomicBool = AtomicBool::new(false);
     let core = core::current();
-    let (Ok(pid), Ok(count)) = (env::var("LISTEN_PID"), env::var("LISTEN_FDS")) else { return Ok(Vec::new()) };
+    let (Ok(pid), Ok(count)) = (env::var("LISTEN_PID"), env::var("LISTEN_FDS")) else {
+        return Ok(Vec::new());
+    };
     if pid.parse() != Ok(std::process::id()) {
         return Ok(Vec::new()); // meant for another process of the family
     }
@@ -58,7 +60,9 @@ pub fn listen_fds() -> io::Result<Vec<PassedListener>> {
         listeners.push(match control::listening_domain(&fd)? {
             Some(Domain::UNIX) => PassedListener::Unix(UnixListener::new(&core.driver, fd)),
             Some(_) => PassedListener::Tcp(TcpListener::new(&core.driver, fd)),
-            None => return Err(wrong(&format!("the passed descriptor {number} is no listening stream socket"))),
+            None => {
+                return Err(wrong(&format!("the passed descriptor {number} is no listening stream socket")));
+            }
         });
     }
     Ok(listeners)

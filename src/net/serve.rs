@@ -35,7 +35,11 @@ impl fmt::Display for ServeError {
             Self::Accept(error) => write!(f, "cannot accept a connection: {error}"),
             Self::Handler(error) => write!(f, "connection failed: {error}"),
             Self::Panic(payload) => {
-                write!(f, "connection handler panicked: {}", panic_message(payload.as_ref()).unwrap_or("(no message)"))
+                write!(
+                    f,
+                    "connection handler panicked: {}",
+                    panic_message(payload.as_ref()).unwrap_or("(no message)")
+                )
             }
         }
     }
@@ -104,7 +108,8 @@ impl Open {
 
     fn end_all(&self) {
         self.ended.set(true);
-        let wakers: Vec<_> = self.connections.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
+        let wakers: Vec<_> =
+            self.connections.borrow().iter().filter_map(|(_, waker)| waker.clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -215,7 +220,8 @@ where
                 });
                 match accepted.await {
                     Some(Ok(stream)) => {
-                        let (handler, on_error, place) = (handler.clone(), self.on_error.clone(), Place::new(&open));
+                        let (handler, on_error, place) =
+                            (handler.clone(), self.on_error.clone(), Place::new(&open));
                         drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
                     }
                     Some(Err(error)) => {
@@ -230,7 +236,12 @@ where
             }
             let mut limit = sleep(self.drain);
             poll_fn(|cx| {
-                std::task::ready!(open.poll_below(1, cx).is_pending().then(|| std::pin::Pin::new(&mut limit).poll(cx)).map_or(Poll::Ready(()), |limit| limit.map(drop)));
+                std::task::ready!(
+                    open.poll_below(1, cx)
+                        .is_pending()
+                        .then(|| std::pin::Pin::new(&mut limit).poll(cx))
+                        .map_or(Poll::Ready(()), |limit| limit.map(drop))
+                );
                 Poll::Ready(())
             })
             .await;
@@ -244,7 +255,9 @@ where
 /// Errors after which accepting can never work again: it is no listener, or it was closed.
 fn is_over(error: &io::Error) -> bool {
     match error.raw_os_error() {
-        Some(errno) => matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ECANCELED),
+        Some(errno) => {
+            matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ECANCELED)
+        }
         None => true,
     }
 }

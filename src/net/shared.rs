@@ -186,7 +186,10 @@ impl Shared {
         copied
     }
 
-    pub(crate) async fn receive_into<B: IoBufMut>(self: &Rc<Self>, mut buf: B) -> Result<(usize, B), Failed<B>> {
+    pub(crate) async fn receive_into<B: IoBufMut>(
+        self: &Rc<Self>,
+        mut buf: B,
+    ) -> Result<(usize, B), Failed<B>> {
         if self.receive_claimed.replace(true) {
             return Err(Failed::new(Busy::new("receiving from").into(), buf, 0));
         }

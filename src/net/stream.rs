@@ -15,9 +15,9 @@ use bytes::Bytes;
 use crate::buf::{Chunk, IoBuf, IoBufMut};
 use crate::driver::{Driver, control};
 use crate::error::{Busy, Closed, Failed};
+use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
-use crate::net::Family;
 use crate::runtime::core;
 
 /// A connected stream socket of family `F`: [`TcpStream`](crate::net::TcpStream) or

@@ -103,7 +103,9 @@ impl TcpListenerBuilder {
             for address in resolve(&driver, addrs).await? {
                 match control::listen(&address.into(), &self.options, driver.wants_nonblocking()) {
                     Ok(fd) => return Ok(TcpListener::new(&driver, fd)),
-                    Err(e) => last = Some(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))),
+                    Err(e) => {
+                        last = Some(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
+                    }
                 }
             }
             Err(last.expect("there is at least one address"))

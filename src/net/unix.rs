@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::sys::socket::{UnixCredentials, getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr};
 
 use crate::driver::control::{self, ListenOptions};
@@ -128,12 +128,8 @@ impl UnixStream {
     /// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
     pub fn peer_cred(&self) -> io::Result<PeerCredentials> {
         self.shared.descriptor.with(|fd| {
-            let credentials = UnixCredentials::from(getsockopt(&fd, sockopt::PeerCredentials)?);
-            Ok(PeerCredentials {
-                pid: credentials.pid(),
-                uid: credentials.uid(),
-                gid: credentials.gid(),
-            })
+            let credentials = getsockopt(&fd, sockopt::PeerCredentials)?;
+            Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
         })
     }
 }

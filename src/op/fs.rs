@@ -9,9 +9,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
+use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::Fd;
-use io_uring::opcode;
 
 use crate::buf::{IoBuf, IoBufMut};
 use crate::driver::blocking::Call;
@@ -154,7 +154,13 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) fn of_file(file: Rc<Descriptor>) -> Self {
-        Self { file: Some(file), path: CString::default(), flags: libc::AT_EMPTY_PATH, found: Box::new_uninit(), succeeded: false }
+        Self {
+            file: Some(file),
+            path: CString::default(),
+            flags: libc::AT_EMPTY_PATH,
+            found: Box::new_uninit(),
+            succeeded: false,
+        }
     }
 
     pub(crate) fn of_path(path: CString, follow: bool) -> Self {

@@ -69,8 +69,9 @@ impl Descriptor {
 
     /// Closes the descriptor and says how that went. Call it when no operation uses it.
     pub(crate) fn close(&self) -> impl Future<Output = io::Result<()>> + use<> {
-        let pending =
-            self.take().map(|fd| Pending::new(&self.driver, Close { fd: Some(fd), lingers: self.lingers.get() }));
+        let pending = self
+            .take()
+            .map(|fd| Pending::new(&self.driver, Close { fd: Some(fd), lingers: self.lingers.get() }));
         async move {
             match pending {
                 Some(pending) => file::result(pending.await.0).map(drop),
@@ -175,7 +176,8 @@ impl Op for ReadStream {
             return Attempt::Wait;
         }
         // SAFETY: the operation owns the bytes.
-        let result = unsafe { file::read(self.descriptor.number(), self.bytes.as_mut_ptr(), self.bytes.len()) };
+        let result =
+            unsafe { file::read(self.descriptor.number(), self.bytes.as_mut_ptr(), self.bytes.len()) };
         Attempt::from_result(result)
     }
 }
@@ -215,7 +217,9 @@ pub(crate) async fn run_in_pool<T: Send + 'static>(
     match receiver.try_recv() {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(_) => Err(file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED))),
+        Err(_) => {
+            Err(file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED)))
+        }
     }
 }
 

@@ -296,7 +296,8 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
     fn attempt(&mut self) -> Attempt {
         let len = self.len();
         // SAFETY: the buffer is ours and has room for `len` bytes.
-        let result = unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
+        let result =
+            unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
         match Attempt::from_result(result) {
             Attempt::Complete(answer) => {
                 Attempt::Complete(Answer { drained: result > 0 && (result as usize) < len, ..answer })

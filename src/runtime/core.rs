@@ -234,11 +234,15 @@ impl Core {
     /// Takes a callback back; false if it ran or was cancelled already.
     pub(crate) fn cancel_call(&self, key: CallKey) -> bool {
         let mut calls = self.calls.borrow_mut();
-        let Some(callback) = calls.get_mut(key.slot as usize).filter(|callback| callback.number == key.number) else {
+        let Some(callback) =
+            calls.get_mut(key.slot as usize).filter(|callback| callback.number == key.number)
+        else {
             return false;
         };
         let old = match callback.timer {
-            Some(timer) if self.timers.borrow_mut().cancel(timer).is_some() => calls.remove(key.slot as usize).call,
+            Some(timer) if self.timers.borrow_mut().cancel(timer).is_some() => {
+                calls.remove(key.slot as usize).call
+            }
             // Its slot is in the ready queue and stays taken until it comes up there.
             _ => {
                 callback.number = 0;
@@ -303,7 +307,10 @@ impl Core {
             self.wake(index, None);
             // Beyond the bitmap's size slots share bits.
             let slots = self.tasks.borrow().capacity() as u32;
-            (1..).map(|n| index + n * remote::BITS).take_while(|slot| *slot < slots).for_each(|s| self.wake(s, None));
+            (1..)
+                .map(|n| index + n * remote::BITS)
+                .take_while(|slot| *slot < slots)
+                .for_each(|s| self.wake(s, None));
         });
         for call in calls {
             self.call_soon(call);
@@ -378,7 +385,8 @@ impl Core {
         }
         let entered = enter(self);
         // From here on `spawn` is refused, so this ends: what the destructors of tasks do makes no new ones.
-        let tasks: Vec<_> = self.tasks.borrow_mut().iter_mut().filter_map(|(_, entry)| entry.task.take()).collect();
+        let tasks: Vec<_> =
+            self.tasks.borrow_mut().iter_mut().filter_map(|(_, entry)| entry.task.take()).collect();
         for task in &tasks {
             task.abort();
         }

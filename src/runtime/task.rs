@@ -101,7 +101,6 @@ impl<F: Future> Run for Cell<F> {
     fn abort(&self) {
         self.end(Err(JoinError::Cancelled(Cancelled::with_message("the event loop ended"))));
     }
-
 }
 
 impl<F: Future> Join<F::Output> for Cell<F> {

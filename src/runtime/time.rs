@@ -210,7 +210,8 @@ impl Interval {
             let missed = now.saturating_duration_since(due).as_nanos() / self.period.as_nanos();
             let periods = u32::try_from(missed + 1).unwrap_or(u32::MAX);
             let core = self.sleep.core.clone();
-            self.sleep = Sleep { core, at: due.checked_add(self.period * periods), timer: None, polled: false };
+            self.sleep =
+                Sleep { core, at: due.checked_add(self.period * periods), timer: None, polled: false };
             Ok(due)
         }
     }

@@ -133,7 +133,8 @@ impl Timers {
         loop {
             let first = place * CHILDREN + 1;
             let children = first..(first + CHILDREN).min(self.heap.len());
-            let Some(least) = children.min_by_key(|child| (self.heap[*child].at, self.heap[*child].number)) else {
+            let Some(least) = children.min_by_key(|child| (self.heap[*child].at, self.heap[*child].number))
+            else {
                 break;
             };
             if !self.heap[least].is_before(&self.heap[place]) {

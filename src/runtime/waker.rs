@@ -57,8 +57,12 @@ const fn raw(bits: u64) -> RawWaker {
     RawWaker::new(std::ptr::without_provenance(bits as usize), &TABLE)
 }
 
-static TABLE: RawWakerVTable =
-    RawWakerVTable::new(|data| raw(data.addr() as u64), |data| wake(data.addr() as u64), |data| wake(data.addr() as u64), |_| ());
+static TABLE: RawWakerVTable = RawWakerVTable::new(
+    |data| raw(data.addr() as u64),
+    |data| wake(data.addr() as u64),
+    |data| wake(data.addr() as u64),
+    |_| (),
+);
 
 fn wake(bits: u64) {
     let key = TaskKey::from_bits(bits);

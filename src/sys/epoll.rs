@@ -40,7 +40,11 @@ impl Epoll {
     }
 
     /// Waits for events, for ever with `None`. A limit is never cut short by rounding.
-    pub(crate) fn wait(&self, events: &mut Vec<libc::epoll_event>, limit: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(
+        &self,
+        events: &mut Vec<libc::epoll_event>,
+        limit: Option<Duration>,
+    ) -> io::Result<()> {
         events.clear();
         let room = i32::try_from(events.capacity()).unwrap_or(i32::MAX);
         let count = match limit {
@@ -48,7 +52,9 @@ impl Epoll {
             limit => {
                 let milliseconds = if limit.is_some() { 0 } else { -1 };
                 // SAFETY: `events` has room for `room` events.
-                check(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), room, milliseconds) })?
+                check(unsafe {
+                    libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), room, milliseconds)
+                })?
             }
         };
         // SAFETY: the kernel wrote `count` events.
@@ -56,7 +62,12 @@ impl Epoll {
         Ok(())
     }
 
-    fn wait_limited(&self, events: &mut Vec<libc::epoll_event>, room: i32, limit: Duration) -> io::Result<i32> {
+    fn wait_limited(
+        &self,
+        events: &mut Vec<libc::epoll_event>,
+        room: i32,
+        limit: Duration,
+    ) -> io::Result<i32> {
         /// epoll_pwait2 came with 5.11; seccomp profiles older than it answer EPERM.
         static MISSING: AtomicBool = AtomicBool::new(false);
         if !MISSING.load(Ordering::Relaxed) {

@@ -157,16 +157,19 @@ impl Ring {
     pub(crate) fn has_completions(&mut self) -> bool {
         let cq = self.cq.as_mut().expect("the views exist until drop");
         cq.sync();
-        cq.len() > 0
+        let pending = cq.len();
+        pending > 0
     }
 
     /// Copies up to `max` completions to `into` and gives their places back to the kernel.
     pub(crate) fn reap(&mut self, into: &mut Vec<Cqe>, max: usize) {
         let cq = self.cq.as_mut().expect("the views exist until drop");
         cq.sync();
-        into.extend(
-            cq.by_ref().take(max).map(|e| Cqe { user_data: e.user_data(), result: e.result(), flags: e.flags() }),
-        );
+        into.extend(cq.by_ref().take(max).map(|e| Cqe {
+            user_data: e.user_data(),
+            result: e.result(),
+            flags: e.flags(),
+        }));
         cq.sync();
     }
 
@@ -192,7 +195,9 @@ impl Ring {
         let ring = BufferRing::map(entries)?;
         // SAFETY: the mapping holds `entries` entries and lives until `BufferRing` is dropped, which the driver does
         // after `unregister_buffer_ring`, or never.
-        unsafe { self.submitter().register_buf_ring_with_flags(ring.entries.as_ptr() as u64, entries, group, 0) }?;
+        unsafe {
+            self.submitter().register_buf_ring_with_flags(ring.entries.as_ptr() as u64, entries, group, 0)
+        }?;
         Ok(ring)
     }
 
@@ -205,6 +210,10 @@ impl Drop for Ring {
     fn drop(&mut self) {
         if self.forks != fork::generation() {
             // The parent's ring: its mappings are not even here (`dontfork`). Nothing of it may be touched.
+            #[allow(
+                clippy::mem_forget,
+                reason = "the parent's ring must not be touched, not even to unmap it"
+            )]
             std::mem::forget((self.submitter.take(), self.sq.take(), self.cq.take()));
             return;
         }
@@ -232,7 +241,8 @@ impl BufferRing {
     fn map(count: u16) -> io::Result<Self> {
         debug_assert!(count.is_power_of_two());
         let len = usize::from(count) * size_of::<BufRingEntry>();
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a fresh anonymous mapping; nothing existing is replaced.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
         if address == libc::MAP_FAILED {
@@ -245,9 +255,11 @@ impl BufferRing {
     /// Adds a buffer; the kernel sees it after the next [`publish`](Self::publish).
     pub(crate) fn put(&mut self, id: u16, address: *mut u8, size: usize) {
         let index = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `index` is below `count`, the number of entries mapped. The kernel reads entries only up to the
-        // published tail, and there are never more buffers than entries (`Pool::buffers_max`).
-        let entry = unsafe { &mut *self.entries.as_ptr().add(index) };
+        // SAFETY: `index` is below `count`, the number of entries mapped.
+        let mut entry = unsafe { self.entries.add(index) };
+        // SAFETY: the kernel reads entries only up to the published tail, and there are never more buffers than
+        // entries (`Pool::buffers_max`), so this one is ours.
+        let entry = unsafe { entry.as_mut() };
         entry.set_addr(address as u64);
         entry.set_len(size as u32);
         entry.set_bid(id);

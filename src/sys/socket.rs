@@ -48,8 +48,9 @@ pub(crate) fn take_error(fd: RawFd) -> i32 {
     let mut error = 0_i32;
     let mut len = size_of::<i32>() as u32;
     // SAFETY: `error` has room for `len` bytes.
-    let r =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut len) };
+    let r = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut error).cast(), &raw mut len)
+    };
     if r < 0 { -errno() } else { -error }
 }
 
