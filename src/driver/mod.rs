@@ -40,6 +40,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::Entry;
 
 use crate::buf::{BufferId, Pool};
+use crate::sys::fork;
 use alarm::Alarm;
 use blocking::{Call, Inbox};
 pub(crate) use probe::Features;
@@ -205,6 +207,7 @@ pub(crate) struct Driver {
     batch: Cell<Vec<(Key, Answer)>>,
     wakers: Cell<Wakers>,
     closed: Cell<bool>,
+    forks: u32,
     completions: Cell<u64>,
 }
 
@@ -235,6 +238,7 @@ impl Driver {
             batch: Cell::default(),
             wakers: Cell::default(),
             closed: Cell::new(false),
+            forks: fork::generation(),
             completions: Cell::new(0),
         }))
     }
@@ -256,8 +260,10 @@ impl Driver {
         self.completions.get()
     }
 
+    /// Whether nothing can be asked any more: it was shut down, or this is a forked child, to which the parent's ring
+    /// and epoll set do not belong.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.closed.get() || self.forks != fork::generation()
     }
 
     /// Whether sockets have to be made non-blocking for this driver.
@@ -290,7 +296,7 @@ impl Driver {
 
     /// (Re)submits an operation of the table.
     fn submit(&self, key: Key) {
-        if self.closed.get() {
+        if self.is_closed() {
             // The loop is gone: nothing will be delivered any more, so the operation is over at once (C1).
             self.end_after_close(key);
             return;
@@ -322,7 +328,7 @@ impl Driver {
 
     /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
     fn try_now<O: Op>(&self, op: &mut O) -> Option<i32> {
-        if self.closed.get() {
+        if self.is_closed() {
             return None;
         }
         loop {
@@ -360,7 +366,7 @@ impl Driver {
 
     /// Asks to cancel one operation (C5).
     pub(crate) fn cancel(&self, key: Key) {
-        if self.closed.get() || !self.table.ask_cancel(key) {
+        if self.is_closed() || !self.table.ask_cancel(key) {
             return;
         }
         if self.table.is_pooled(key) {
@@ -379,7 +385,7 @@ impl Driver {
 
     /// Closes a descriptor after its last operation; nobody waits. `lingers`: close(2) may block.
     pub(crate) fn close(&self, fd: OwnedFd, lingers: bool) {
-        if self.closed.get() {
+        if self.is_closed() {
             drop(fd);
             return;
         }
@@ -404,6 +410,9 @@ impl Driver {
 
     /// Takes a descriptor out of the driver without closing it, after its last operation.
     pub(crate) fn forget(&self, fd: i32) {
+        if self.is_closed() {
+            return;
+        }
         if let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut() {
             epoll.forget(fd);
         }
@@ -411,6 +420,11 @@ impl Driver {
 
     /// Submits what is queued, waits as `wait` says, and delivers a batch of completions.
     pub(crate) fn poll(&self, wait: Wait) -> io::Result<()> {
+        if self.forks != fork::generation() {
+            return Err(io::Error::other(
+                "this event loop belongs to the parent process: after fork() without exec() make a new one",
+            ));
+        }
         self.pool.feed();
         let mut batch = self.batch.take();
         let wait = match wait {
@@ -453,10 +467,15 @@ impl Driver {
                 Some(Step::More) | None => {}
             }
         }
+        // Foreign wakers run foreign code, and one that panics must not cost the others their wake-up.
+        let mut panic = None;
         for waker in wakers.drain(..) {
-            waker.wake();
+            panic = catch_unwind(AssertUnwindSafe(|| waker.wake())).err().or(panic);
         }
         self.wakers.set(wakers);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 
     /// Ends the driver (C12): cancels all, drains for at most `limit`, closes. Returns how many operations had to be
@@ -464,6 +483,13 @@ impl Driver {
     pub(crate) fn shut_down(self: &Rc<Self>, limit: Duration) -> usize {
         if self.closed.get() {
             return 0;
+        }
+        if self.is_closed() {
+            // The parent's: nothing of it may be touched, and what its operations own is a copy that nobody writes to.
+            self.closed.set(true);
+            #[allow(clippy::mem_forget, reason = "dropping the ring would touch the parent's")]
+            std::mem::forget(self.clone());
+            return self.table.in_flight();
         }
         let end = Instant::now() + limit;
         if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {

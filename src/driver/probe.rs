@@ -4,6 +4,7 @@
 //! # Safety
 //! The trials run on a small ring of their own, and wait for each completion before what it points to goes away.
 
+use std::env;
 use std::io;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -100,6 +101,43 @@ fn ladder() -> [Setup; 5] {
     [Setup { no_sqarray: true, ..defer }, defer, coop, all, plain]
 }
 
+/// Features that the person who runs the program does not want: names as in the report, separated by commas.
+fn unwanted() -> Vec<String> {
+    let names = env::var("PROACTOR_WITHOUT").unwrap_or_default();
+    names.split(',').map(canonical).filter(|name| !name.is_empty()).collect()
+}
+
+/// `multishot receive`, `multishot-receive` and `MULTISHOT_RECEIVE` are the same.
+fn canonical(name: &str) -> String {
+    name.trim().to_lowercase().replace([' ', '-'], "_")
+}
+
+impl Features {
+    /// Switches off what is not wanted, to find out whether it is to blame, or to test what replaces it.
+    fn without(mut self, names: &[String]) -> Self {
+        let setup = &mut self.setup;
+        for (name, present) in [
+            ("SINGLE_ISSUER", &mut setup.single_issuer),
+            ("DEFER_TASKRUN", &mut setup.defer_taskrun),
+            ("COOP_TASKRUN", &mut setup.coop_taskrun),
+            ("TASKRUN_FLAG", &mut setup.taskrun_flag),
+            ("SUBMIT_ALL", &mut setup.submit_all),
+            ("NO_SQARRAY", &mut setup.no_sqarray),
+            ("CQE_SKIP", &mut self.cqe_skip),
+            ("SYNC_CANCEL", &mut self.sync_cancel),
+            ("multishot accept", &mut self.multishot_accept),
+            ("multishot receive", &mut self.multishot_receive),
+            ("lossless WAITALL", &mut self.lossless_waitall),
+        ] {
+            *present &= !names.contains(&canonical(name));
+        }
+        // The kernel accepts these together only.
+        setup.defer_taskrun &= setup.single_issuer;
+        setup.taskrun_flag &= setup.defer_taskrun || setup.coop_taskrun;
+        self
+    }
+}
+
 fn look() -> io::Result<Features> {
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
     let (setup, mut ring) = 'found: {
@@ -138,7 +176,7 @@ fn look() -> io::Result<Features> {
     };
     features.multishot_accept = try_multishot_accept(&mut ring, &probe);
     features.multishot_receive = try_multishot_receive(&mut ring).unwrap_or(false);
-    Ok(features)
+    Ok(features.without(&unwanted()))
 }
 
 /// Submits one operation and waits for its first completion.

@@ -97,8 +97,8 @@ impl Shared {
             }
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        std::task::ready!(self.poll_backoff(cx));
         self.register(cx);
+        std::task::ready!(self.poll_backoff(cx));
         if self.accepting.get() == Accepting::Idle {
             self.arm();
         }
@@ -153,8 +153,8 @@ impl AcceptTarget for Shared {
         if !stopped && !is_of_one_connection(errno) {
             self.error.set(Some(errno));
         }
-        // Whoever waits asks again: for the error, or to arm again.
-        self.wake_one(wakers);
+        // All who wait ask again: one gets the error, the next arms again.
+        wakers.extend(self.waiting.borrow_mut().drain(..));
     }
 }
 
@@ -320,13 +320,19 @@ impl<F: Family> Drop for Accept<'_, F> {
         let shared = &self.listener.shared;
         let before = shared.waiting.borrow().len();
         shared.waiting.borrow_mut().retain(|other| !other.will_wake(&waker));
-        let was_woken = shared.waiting.borrow().len() == before;
-        if was_woken && (!shared.ready.borrow().is_empty() || shared.accepting.get() == Accepting::Idle) {
-            // The wake-up was meant for a connection that somebody else can take.
-            let mut wakers = Wakers::new();
+        let mut wakers = Wakers::new();
+        if shared.waiting.borrow().len() < before {
+            // Another future of the same task may have relied on the same entry: it asks again.
+            wakers.push(waker);
+        } else if !shared.ready.borrow().is_empty() {
+            // The wake-up was meant for a connection, which somebody else can take.
             shared.wake_one(&mut wakers);
-            wakers.into_iter().for_each(Waker::wake);
         }
+        if shared.accepting.get() == Accepting::Idle {
+            // It may have been the one to arm again, after an error or a pause.
+            shared.wake_one(&mut wakers);
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

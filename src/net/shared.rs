@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -61,9 +60,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Rc<Self> {
+    pub(crate) fn new(descriptor: Descriptor) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
-            descriptor: Descriptor::new(driver, fd),
+            descriptor,
             this: this.clone(),
             inbound: RefCell::default(),
             inbound_bytes: Cell::new(0),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,6 +18,7 @@ use crate::error::{Busy, Closed, Failed};
 use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
+use crate::op::Descriptor;
 use crate::runtime::core;
 
 /// A connected stream socket of family `F`: [`TcpStream`](crate::net::TcpStream) or
@@ -31,8 +32,12 @@ pub struct Stream<F: Family> {
 }
 
 impl<F: Family> Stream<F> {
-    pub(crate) fn new(driver: &Rc<Driver>, fd: std::os::fd::OwnedFd) -> Self {
-        Self { shared: Shared::new(driver, fd), family: PhantomData }
+    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
+        Self::from_descriptor(Descriptor::new(driver, fd))
+    }
+
+    pub(crate) fn from_descriptor(descriptor: Descriptor) -> Self {
+        Self { shared: Shared::new(descriptor), family: PhantomData }
     }
 
     /// Takes over a connected stream of std.

@@ -202,6 +202,7 @@ async fn connect_one(driver: &Rc<Driver>, address: SocketAddr) -> io::Result<Tcp
     let (result, op) = Pending::new(driver, Connect::new(descriptor.clone(), address.into())).await;
     drop(op);
     crate::op::outcome(result)?;
-    let fd = descriptor.take().expect("nobody else has it");
-    Ok(TcpStream::new(driver, fd))
+    Ok(TcpStream::from_descriptor(
+        Rc::into_inner(descriptor).expect("the operation is over, nobody else has it"),
+    ))
 }

@@ -156,8 +156,8 @@ async fn connect_once(driver: &Rc<Driver>, address: &SockAddr) -> io::Result<Opt
     }
     drop(op);
     crate::op::outcome(result)?;
-    let fd = descriptor.take().expect("nobody else has it");
-    Ok(Some(UnixStream::new(driver, fd)))
+    let descriptor = Rc::into_inner(descriptor).expect("the operation is over, nobody else has it");
+    Ok(Some(UnixStream::from_descriptor(descriptor)))
 }
 
 fn describe(what: &str, path: &Path, error: &io::Error) -> io::Error {

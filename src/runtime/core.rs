@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
@@ -261,7 +261,8 @@ impl Core {
     fn run_call(&self, slot: u32) {
         let callback = self.calls.borrow_mut().try_remove(slot as usize);
         if let Some(callback) = callback {
-            (callback.call)();
+            // A panic ends this callback only, as for a task; the panic hook has told of it.
+            drop(catch_unwind(AssertUnwindSafe(callback.call)));
         }
     }
 
@@ -338,8 +339,9 @@ impl Core {
         let next = self.timers.borrow().next();
         match next {
             None => self.driver.poll(Wait::Forever),
-            Some(at) if !self.clock.is_virtual() => self.driver.poll(Wait::Until(at)),
-            Some(at) => self.poll_virtual(at),
+            Some(at) if self.clock.is_virtual() => self.poll_virtual(at),
+            Some(at) if at <= self.clock.now() => self.driver.poll(Wait::No),
+            Some(at) => self.driver.poll(Wait::Until(at)),
         }
     }
 

@@ -16,8 +16,6 @@ use io_uring::squeue::Entry;
 use io_uring::types::{BufRingEntry, CancelBuilder, Timespec};
 use io_uring::{CompletionQueue, IoUring, Probe, SubmissionQueue, Submitter};
 
-use crate::sys::fork;
-
 /// Set-up flags that change how fast a ring is, never what it means; each is dropped where the kernel refuses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Setup {
@@ -51,7 +49,6 @@ pub(crate) struct Ring {
     whole: NonNull<IoUring>,
     registered_fd: bool,
     enter_flags: u32,
-    forks: u32,
 }
 
 impl Ring {
@@ -89,7 +86,6 @@ impl Ring {
             whole,
             registered_fd: false,
             enter_flags: if no_iowait { NO_IOWAIT } else { 0 },
-            forks: fork::generation(),
         })
     }
 
@@ -129,11 +125,6 @@ impl Ring {
     /// Submits what was pushed and waits for `want` completions; `events`: run task work and flush overflow too.
     /// `Ok` says nothing about how many were consumed: the submission queue knows (`KERNEL` 2.11).
     pub(crate) fn enter(&mut self, want: u32, events: bool) -> io::Result<()> {
-        if self.forks != fork::generation() {
-            return Err(io::Error::other(
-                "this event loop belongs to the parent process: after fork() without exec() make a new one",
-            ));
-        }
         let sq = self.sq();
         sq.sync();
         let pending = sq.len() as u32;
@@ -208,15 +199,6 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.forks != fork::generation() {
-            // The parent's ring: its mappings are not even here (`dontfork`). Nothing of it may be touched.
-            #[allow(
-                clippy::mem_forget,
-                reason = "the parent's ring must not be touched, not even to unmap it"
-            )]
-            std::mem::forget((self.submitter.take(), self.sq.take(), self.cq.take()));
-            return;
-        }
         if self.registered_fd {
             // A registered descriptor would keep the ring, and all its operations, alive until the thread ends.
             let submitter = self.submitter.as_mut().expect("the views exist until drop");
