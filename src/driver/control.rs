@@ -81,3 +81,8 @@ pub(crate) fn options<R>(fd: impl AsFd, f: impl FnOnce(&SockRef<'_>) -> io::Resu
 pub(crate) fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
     SockRef::from(&fd).shutdown(Shutdown::Write)
 }
+
+/// Makes a listening socket refuse new connections.
+pub(crate) fn stop_listening(fd: impl AsFd) -> io::Result<()> {
+    SockRef::from(&fd).shutdown(Shutdown::Read)
+}

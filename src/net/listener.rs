@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     /// Who waits, in order: each connection wakes one.
     waiting: RefCell<VecDeque<Waker>>,
     closed: Cell<bool>,
+    /// The socket was made here, so no other process listens on it.
+    is_ours: bool,
 }
 
 impl Shared {
@@ -168,7 +170,8 @@ pub struct Listener<F: Family> {
 }
 
 impl<F: Family> Listener<F> {
-    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
+    /// `is_ours`: the socket was made here.
+    pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd, is_ours: bool) -> Self {
         let shared = Rc::new(Shared {
             descriptor: Descriptor::new(driver, fd),
             ready: RefCell::default(),
@@ -178,6 +181,7 @@ impl<F: Family> Listener<F> {
             backoff_next: Cell::new(BACKOFF.0),
             waiting: RefCell::default(),
             closed: Cell::new(false),
+            is_ours,
         });
         Self { shared, family: PhantomData }
     }
@@ -194,7 +198,7 @@ impl<F: Family> Listener<F> {
         let driver = core::current().driver.clone();
         let fd = listener.into();
         control::adopt(&fd, driver.wants_nonblocking())?;
-        Ok(Self::new(&driver, fd))
+        Ok(Self::new(&driver, fd, false))
     }
 
     /// Completes with the next connection. Several tasks may accept from one listener; they get connections in turn.
@@ -239,6 +243,17 @@ impl<F: Family> Listener<F> {
     /// What `f` says.
     pub fn with_socket<R>(&self, f: impl FnOnce(&socket2::SockRef<'_>) -> io::Result<R>) -> io::Result<R> {
         self.shared.descriptor.with(|fd| control::options(fd, f))
+    }
+
+    /// Stops accepting and listening; returns the connections that came already.
+    pub(crate) fn stop_listening(&self) -> Vec<Stream<F>> {
+        self.shared.stop();
+        if self.shared.is_ours {
+            // The kernel refuses who comes from now on. It fails where that was done before.
+            let _ = self.shared.descriptor.with(|fd| control::stop_listening(fd));
+        }
+        let ready = std::mem::take(&mut *self.shared.ready.borrow_mut());
+        ready.into_iter().map(|fd| Stream::new(self.shared.descriptor.driver(), fd)).collect()
     }
 
     /// Stops accepting and closes the listener. Complete means that its address is free again.

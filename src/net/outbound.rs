@@ -68,10 +68,6 @@ impl Outbound {
         drop(queue);
         wakers.into_iter().for_each(Waker::wake);
     }
-
-    fn errno(&self) -> Option<i32> {
-        self.error.get().or(self.shut.get().then_some(libc::EPIPE))
-    }
 }
 
 /// The right to send. Dropping it passes it on.
@@ -114,7 +110,7 @@ impl Queued<'_> {
         if self.ticket.granted.get() {
             return Poll::Ready(Ok(()));
         }
-        self.shared.check_send()?;
+        self.shared.check_turn()?;
         self.ticket.waiter.register(cx);
         Poll::Pending
     }
@@ -136,18 +132,30 @@ impl Drop for Queued<'_> {
 }
 
 impl Shared {
-    /// Whether anything can be sent (still).
-    pub(crate) fn check_send(&self) -> io::Result<()> {
+    /// Whether the sending side works.
+    fn check_turn(&self) -> io::Result<()> {
         self.check_open()?;
-        match self.outbound.errno() {
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(()),
-        }
+        self.outbound.error.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Whether anything can be sent (still).
+    fn check_send(&self) -> io::Result<()> {
+        self.check_turn()?;
+        if self.outbound.shut.get() { Err(io::Error::from_raw_os_error(libc::EPIPE)) } else { Ok(()) }
+    }
+
+    /// The turn, to send something.
+    async fn turn_to_send(&self) -> io::Result<Turn<'_>> {
+        self.check_send()?;
+        let turn = self.turn().await?;
+        // While it queued, the writing side may have been shut down.
+        self.check_send()?;
+        Ok(turn)
     }
 
     /// Waits until everything that was sent or written before is out, and takes the turn.
     pub(crate) async fn turn(&self) -> io::Result<Turn<'_>> {
-        self.check_send()?;
+        self.check_turn()?;
         if !self.outbound.busy.replace(true) {
             return Ok(Turn::new(self));
         }
@@ -202,7 +210,7 @@ impl Shared {
     }
 
     pub(crate) async fn send<B: IoBuf>(self: &Rc<Self>, buf: B) -> Result<B, Failed<B>> {
-        let turn = match self.turn().await {
+        let turn = match self.turn_to_send().await {
             Ok(turn) => turn,
             Err(error) => return Err(Failed::new(error, buf, 0)),
         };
@@ -221,7 +229,7 @@ impl Shared {
         self: &Rc<Self>,
         bufs: Vec<B>,
     ) -> Result<Vec<B>, Failed<Vec<B>>> {
-        let turn = match self.turn().await {
+        let turn = match self.turn_to_send().await {
             Ok(turn) => turn,
             Err(error) => return Err(Failed::new(error, bufs, 0)),
         };

@@ -58,8 +58,8 @@ pub fn listen_fds() -> io::Result<Vec<PassedListener>> {
         let fd: OwnedFd = file::own(number);
         control::adopt(&fd, core.driver.wants_nonblocking())?;
         listeners.push(match control::listening_domain(&fd)? {
-            Some(Domain::UNIX) => PassedListener::Unix(UnixListener::new(&core.driver, fd)),
-            Some(_) => PassedListener::Tcp(TcpListener::new(&core.driver, fd)),
+            Some(Domain::UNIX) => PassedListener::Unix(UnixListener::new(&core.driver, fd, false)),
+            Some(_) => PassedListener::Tcp(TcpListener::new(&core.driver, fd, false)),
             None => {
                 return Err(wrong(&format!("the passed descriptor {number} is no listening stream socket")));
             }

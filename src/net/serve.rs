@@ -200,6 +200,10 @@ where
     /// Serves until `shutdown` completes; then takes no more connections, waits for the open ones to end, at most as
     /// long as [`drain`](Self::drain) says, and ends the rest.
     ///
+    /// From the shutdown on, the socket of the listener does not listen any more: new connections are refused, and
+    /// the listener is of no further use. A listener that was taken over ([`from_std`](Listener::from_std),
+    /// [`listen_fds`](crate::net::listen_fds)) may be shared with a successor, so it only stops accepting.
+    ///
     /// # Cancel safety
     /// *Nothing is lost*, as for [`until_cancelled`](Self::until_cancelled).
     ///
@@ -209,6 +213,10 @@ where
         async move {
             let open = Rc::new(Open::default());
             let handler = Rc::new(self.handler);
+            let start = |stream| {
+                let (handler, on_error, place) = (handler.clone(), self.on_error.clone(), Place::new(&open));
+                drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
+            };
             let mut shutdown = pin!(shutdown);
             loop {
                 let accepted = poll_fn(|cx| {
@@ -225,8 +233,7 @@ where
                         drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
                     }
                     Some(Err(error)) => {
-                        let over = is_over(&error);
-                        if over {
+                        if is_over(&error) {
                             return Err(error);
                         }
                         (self.on_error)(&ServeError::Accept(error));
@@ -234,15 +241,14 @@ where
                     None => break,
                 }
             }
-            let mut limit = sleep(self.drain);
-            poll_fn(|cx| {
-                std::task::ready!(
-                    open.poll_below(1, cx)
-                        .is_pending()
-                        .then(|| std::pin::Pin::new(&mut limit).poll(cx))
-                        .map_or(Poll::Ready(()), |limit| limit.map(drop))
-                );
-                Poll::Ready(())
+            // Nobody new: who connects now is refused. Who was accepted already is served with the others.
+            for stream in self.listener.stop_listening() {
+                start(stream);
+            }
+            let mut limit = pin!(sleep(self.drain));
+            poll_fn(|cx| match open.poll_below(1, cx) {
+                Poll::Pending => limit.as_mut().poll(cx).map(drop),
+                ready => ready,
             })
             .await;
             open.end_all();

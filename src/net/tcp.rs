@@ -102,7 +102,7 @@ impl TcpListenerBuilder {
             let mut last = None;
             for address in resolve(&driver, addrs).await? {
                 match control::listen(&address.into(), &self.options, driver.wants_nonblocking()) {
-                    Ok(fd) => return Ok(TcpListener::new(&driver, fd)),
+                    Ok(fd) => return Ok(TcpListener::new(&driver, fd, true)),
                     Err(e) => {
                         last = Some(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
                     }

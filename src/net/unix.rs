@@ -67,7 +67,7 @@ impl UnixListener {
             };
             let fd = control::listen(&SockAddr::unix(&path)?, &options, driver.wants_nonblocking())
                 .map_err(|e| describe("listen on", &path, &e))?;
-            Ok(Self::new(&driver, fd))
+            Ok(Self::new(&driver, fd, true))
         }
     }
 }

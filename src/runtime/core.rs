@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic::Location;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
@@ -16,7 +16,7 @@ use crate::driver::{Driver, Metrics, Wait};
 use crate::runtime::budget;
 use crate::runtime::clock::{Clock, GRACE};
 use crate::runtime::remote::{self, Remote};
-use crate::runtime::task::{self, Info, Run, Task, TaskId};
+use crate::runtime::task::{self, Info, Run, Task, TaskId, contain};
 use crate::runtime::timer::{Target, TimerKey, Timers};
 use crate::runtime::waker::{TASKS_MAX, TaskKey};
 
@@ -202,7 +202,8 @@ impl Core {
         budget::refill();
         if task.run(&mut Context::from_waker(&waker)) {
             let gone = self.tasks.borrow_mut().try_remove(slot as usize);
-            drop(gone); // outside the borrow
+            // Outside the borrow: a result that nobody fetches is dropped here.
+            contain(|| drop((gone, task)));
         }
     }
 
@@ -261,8 +262,7 @@ impl Core {
     fn run_call(&self, slot: u32) {
         let callback = self.calls.borrow_mut().try_remove(slot as usize);
         if let Some(callback) = callback {
-            // A panic ends this callback only, as for a task; the panic hook has told of it.
-            drop(catch_unwind(AssertUnwindSafe(callback.call)));
+            contain(callback.call);
         }
     }
 
@@ -389,17 +389,18 @@ impl Core {
         // From here on `spawn` is refused, so this ends: what the destructors of tasks do makes no new ones.
         let tasks: Vec<_> =
             self.tasks.borrow_mut().iter_mut().filter_map(|(_, entry)| entry.task.take()).collect();
-        for task in &tasks {
-            task.abort();
+        for task in tasks {
+            contain(|| task.abort());
+            contain(|| drop(task));
         }
-        drop(tasks);
+        self.tasks.borrow_mut().retain(|slot, _| slot == MAIN as usize);
         let calls: Vec<_> = self.calls.borrow_mut().drain().collect();
         let timers = self.timers.borrow_mut().take_all();
         self.ready.borrow_mut().clear();
-        drop((calls, timers));
+        calls.into_iter().for_each(|call| contain(|| drop(call)));
+        timers.into_iter().for_each(|timer| contain(|| drop(timer)));
         let leaked = self.driver.shut_down(drain);
-        let late = self.remote.close();
-        drop(late);
+        self.remote.close().into_iter().for_each(|late| contain(|| drop(late)));
         drop(entered);
         leaked
     }

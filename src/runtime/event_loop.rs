@@ -190,16 +190,16 @@ impl EventLoop {
         let _entered = core::enter(core);
         // A main future that was woken while the loop did not run has its turn first.
         let mut done = main();
-        loop {
-            if done || core.stopping.get() {
-                core.stopping.set(false);
-                return Ok(());
-            }
+        while !done {
             core.turn(|| !core.stopping.get() && !core.is_main_woken())?;
             if core.take_main_woken() {
                 done = main();
             }
+            if core.stopping.replace(false) {
+                break;
+            }
         }
+        Ok(())
     }
 
     /// Makes the loop stop after the turn it is in; without one running, after the first turn of the next run.

@@ -64,6 +64,14 @@ trait Join<T> {
     fn info(&self) -> &Info;
 }
 
+/// Runs foreign code (a destructor, a callback) whose panic must end nothing but itself. The panic hook has told of it.
+pub(crate) fn contain(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        // What a program panics with may panic again when it is dropped.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::ManuallyDrop::new));
+    }
+}
+
 impl<F: Future> Cell<F> {
     /// Ends the task: drops its future in place, whatever its destructor does, and wakes the joiner.
     fn end(&self, result: Result<F::Output, JoinError>) {
@@ -74,7 +82,10 @@ impl<F: Future> Cell<F> {
         }));
         let result = match dropped {
             Ok(()) => result,
-            Err(panic) => Err(JoinError::Panicked(panic)),
+            Err(panic) => {
+                contain(|| drop(result));
+                Err(JoinError::Panicked(panic))
+            }
         };
         *self.stage.borrow_mut() = Stage::Done(result);
         self.joiner.wake();
