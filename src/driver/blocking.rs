@@ -68,13 +68,17 @@ impl Inbox {
 
     fn deliver(&self, key: Key, result: i32) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push((key, result));
-        self.filled.store(true, Ordering::Release);
+        self.filled.store(true, Ordering::SeqCst);
         self.alarm.ring();
+    }
+
+    pub(crate) fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::SeqCst)
     }
 
     /// The results that arrived since the last call.
     pub(crate) fn take(&self) -> Vec<(Key, i32)> {
-        if !self.filled.swap(false, Ordering::Acquire) {
+        if !self.is_filled() || !self.filled.swap(false, Ordering::SeqCst) {
             return Vec::new();
         }
         std::mem::take(&mut self.results.lock().unwrap_or_else(PoisonError::into_inner))

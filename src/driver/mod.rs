@@ -427,16 +427,15 @@ impl Driver {
         }
         self.pool.feed();
         let mut batch = self.batch.take();
-        let wait = match wait {
-            Wait::No => Wait::No,
-            wait if self.alarm.fall_asleep() => wait,
-            _ => Wait::No,
-        };
+        let asleep = !matches!(wait, Wait::No) && self.alarm.fall_asleep();
+        // Looked at after falling asleep: a result that comes later rings the bell. (The loop takes the alarm's news for
+        // itself without looking here.)
+        let wait = if asleep && !self.inbox.is_filled() { wait } else { Wait::No };
         let polled = match &mut *self.backend.borrow_mut() {
             Backend::Uring(uring) => uring.poll(wait, &mut batch),
             Backend::Epoll(epoll) => epoll.poll(wait, &self.table, &mut batch),
         };
-        if !matches!(wait, Wait::No) {
+        if asleep {
             self.alarm.wake_up();
         }
         batch.extend(self.inbox.take().into_iter().map(|(key, result)| (key, Answer::once(result))));
