@@ -22,13 +22,14 @@ use crate::buf::{BufferId, Pool};
 /// Chunks stay on their loop's thread. `Bytes::from(chunk)` gives something that may leave it.
 pub struct Chunk {
     place: Place,
-    start: u32,
+    first: *const u8,
     len: u32,
 }
 
+/// What keeps the bytes where they are.
 enum Place {
     Pooled { pool: Rc<Pool>, id: BufferId },
-    Heap(Rc<[u8]>),
+    Heap(Rc<Box<[u8]>>),
 }
 
 /// Up to this size `Bytes::from` copies and gives the buffer back at once; a buffer taken out of the pool has to be
@@ -39,12 +40,14 @@ impl Chunk {
     /// A chunk over the first `len` bytes of a pooled buffer. Takes over one reference of the buffer.
     pub(crate) fn pooled(pool: Rc<Pool>, id: BufferId, len: usize) -> Self {
         debug_assert!(len <= pool.buffer_size());
-        Self { place: Place::Pooled { pool, id }, start: 0, len: len as u32 }
+        let first = pool.address(id);
+        Self { place: Place::Pooled { pool, id }, first, len: len as u32 }
     }
 
     pub(crate) fn heap(bytes: Vec<u8>) -> Self {
         let len = u32::try_from(bytes.len()).expect("a receive is below 4 GiB");
-        Self { place: Place::Heap(bytes.into()), start: 0, len }
+        let bytes = Rc::new(bytes.into_boxed_slice());
+        Self { first: bytes.as_ptr(), place: Place::Heap(bytes), len }
     }
 
     /// Splits off the first `at` bytes and returns them; `self` keeps the rest. Both share the buffer.
@@ -69,7 +72,7 @@ impl Chunk {
             }
             Place::Heap(bytes) => Place::Heap(bytes.clone()),
         };
-        let head = Self { place, start: self.start, len: at as u32 };
+        let head = Self { place, first: self.first, len: at as u32 };
         self.advance(at);
         head
     }
@@ -80,7 +83,8 @@ impl Chunk {
     /// If `count` is beyond the end.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len as usize, "advance({count}) beyond a chunk of {} bytes", self.len);
-        self.start += count as u32;
+        // SAFETY: still inside the bytes, or just behind them, as was checked.
+        self.first = unsafe { self.first.add(count) };
         self.len -= count as u32;
     }
 
@@ -94,18 +98,10 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.place {
-            Place::Pooled { pool, id } => {
-                let base = pool.address(*id);
-                // SAFETY: `start + len` never exceeds what the kernel wrote (`pooled`, `advance`), which is inside
-                // the buffer.
-                let first = unsafe { base.add(self.start as usize) };
-                // SAFETY: the bytes are initialised (the kernel wrote them), and nobody writes to the buffer while
-                // its reference count, of which this chunk holds one, is above zero.
-                unsafe { std::slice::from_raw_parts(first, self.len as usize) }
-            }
-            Place::Heap(bytes) => &bytes[self.start as usize..][..self.len as usize],
-        }
+        // SAFETY: `first` and `len` never leave what was received (`pooled`, `heap`, `advance`); those bytes are
+        // initialised, stay where they are as long as `place` lives, and nobody writes to them: not the kernel, while
+        // the buffer's reference count, of which this chunk holds one, is above zero.
+        unsafe { std::slice::from_raw_parts(self.first, self.len as usize) }
     }
 }
 
@@ -134,9 +130,10 @@ impl From<Chunk> for Bytes {
     fn from(chunk: Chunk) -> Self {
         if let Place::Pooled { pool, id } = &chunk.place
             && chunk.len as usize > COPY_MAX
-            && let Some(vec) = pool.take_out(*id, (chunk.start + chunk.len) as usize)
+            && let start = chunk.first.addr() - pool.address(*id).addr()
+            && let Some(vec) = pool.take_out(*id, start + chunk.len as usize)
         {
-            return Bytes::from(vec).slice(chunk.start as usize..);
+            return Bytes::from(vec).slice(start..);
         }
         Bytes::copy_from_slice(&chunk)
     }
