@@ -1,3 +1,5 @@
+//! An async runtime for Linux servers on io_uring, with an epoll driver for where that is missing.
+//!
 #![doc = include_str!("../README.md")]
 #![warn(unnameable_types)]
 

@@ -46,7 +46,11 @@ impl Cx {
         self.run_with(self.builder(), main)
     }
 
-    pub(crate) fn run_with<T, E: std::fmt::Debug>(self, builder: Builder, main: impl Future<Output = Result<T, E>>) -> T {
+    pub(crate) fn run_with<T, E: std::fmt::Debug>(
+        self,
+        builder: Builder,
+        main: impl Future<Output = Result<T, E>>,
+    ) -> T {
         let event_loop = builder.build().expect("a loop");
         let result = event_loop.run_until_complete(within(main)).expect("the loop runs");
         event_loop.run_until_complete(settled(&event_loop)).expect("the loop still runs");

@@ -10,8 +10,8 @@ const LAYERS: &str = "sys buf error / driver / op / runtime / cancel future sync
 /// The only files and folders that may hold unsafe code, and all of them do.
 const UNSAFE_FILES: &str = "
     src/buf/chunk.rs src/buf/mod.rs src/buf/pool.rs
-    src/driver/blocking.rs src/driver/mod.rs src/driver/probe.rs src/driver/table.rs src/driver/uring.rs
-    src/op/ src/sys/ benches/raw/
+    src/driver/blocking.rs src/driver/pending.rs src/driver/probe.rs src/driver/table.rs src/driver/uring.rs
+    src/op/ src/runtime/remote.rs src/runtime/task.rs src/runtime/waker.rs src/signal.rs src/sys/ benches/raw/
 ";
 
 /// A file of this repository.

@@ -1,5 +1,4 @@
 //! Performs operations and delivers their completions: the contract that every driver obeys.
-#![allow(unsafe_code)]
 //!
 //! | # | rule |
 //! |---|---|
@@ -19,15 +18,13 @@
 //! | C14 | no user code runs while driver or loop state is borrowed: `poll` collects, releases, then delivers |
 //!
 //! Each rule has a test that bears its name in `uring-tests/contract.rs`.
-//!
-//! # Safety
-//! The only unsafe calls here take an operation out of the table as the type it was put in as: a [`Pending`] knows it.
 
 pub(crate) mod alarm;
 pub(crate) mod blocking;
 pub(crate) mod control;
 mod epoll;
 mod metrics;
+mod pending;
 mod probe;
 mod report;
 mod table;
@@ -37,14 +34,12 @@ pub use metrics::Metrics;
 pub use report::{DriverChoice, DriverKind, DriverReport};
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
@@ -53,9 +48,10 @@ use crate::buf::{BufferId, Pool};
 use crate::sys::fork;
 use alarm::Alarm;
 use blocking::{Call, Inbox};
+pub(crate) use pending::Pending;
 pub(crate) use probe::Features;
 pub(crate) use table::Key;
-use table::{State, Table};
+use table::Table;
 
 /// Where an operation waits on the epoll driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -561,88 +557,5 @@ impl Op for ClosePooled {
 
     fn is_cancelled_by_drop(&self) -> bool {
         false
-    }
-}
-
-/// Waits for the result of one operation; gives the operation back with it.
-///
-/// Submits at the first poll. Dropping it orphans the operation (C4).
-pub(crate) struct Pending<O: Op> {
-    driver: Rc<Driver>,
-    stage: Stage<O>,
-}
-
-enum Stage<O> {
-    New(O),
-    InFlight(Key),
-    Over,
-}
-
-impl<O: Op> Pending<O> {
-    pub(crate) fn new(driver: &Rc<Driver>, op: O) -> Self {
-        Self { driver: driver.clone(), stage: Stage::New(op) }
-    }
-
-    /// The key for a cancel, once submitted and until the result was fetched.
-    pub(crate) fn key(&self) -> Option<Key> {
-        match self.stage {
-            Stage::InFlight(key) => Some(key),
-            Stage::New(_) | Stage::Over => None,
-        }
-    }
-}
-
-impl<O: Op> Unpin for Pending<O> {}
-
-impl<O: Op> Future for Pending<O> {
-    type Output = (i32, O);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
-        let this = &mut *self;
-        let key = match std::mem::replace(&mut this.stage, Stage::Over) {
-            Stage::New(mut op) => {
-                if let Some(result) = this.driver.try_now(&mut op) {
-                    return Poll::Ready((result, op));
-                }
-                let key = this.driver.table.insert(op, true);
-                this.stage = Stage::InFlight(key);
-                this.driver.submit(key);
-                key
-            }
-            Stage::InFlight(key) => key,
-            Stage::Over => panic!("a future was polled after it had completed"),
-        };
-        if this.driver.table.poll(key, cx.waker()) {
-            this.stage = Stage::Over;
-            // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
-            Poll::Ready(unsafe { this.driver.table.take::<O>(key) })
-        } else {
-            this.stage = Stage::InFlight(key);
-            Poll::Pending
-        }
-    }
-}
-
-impl<O: Op> Drop for Pending<O> {
-    fn drop(&mut self) {
-        let Stage::InFlight(key) = self.stage else { return };
-        match self.driver.table.state(key) {
-            State::Done => {
-                // SAFETY: this future inserted it as an `O`, and it is done.
-                let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
-                let mut wakers = Wakers::new();
-                op.settle(result, &mut wakers);
-                drop(op);
-                wakers.into_iter().for_each(Waker::wake);
-            }
-            State::Attached => {
-                let cancels = self.driver.table.with(key, |op| op.is_cancelled_by_drop());
-                self.driver.table.detach(key);
-                if cancels == Some(true) {
-                    self.driver.cancel(key);
-                }
-            }
-            State::Detached | State::Free => {}
-        }
     }
 }

@@ -1,0 +1,97 @@
+//! The future that waits for one operation.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! The only unsafe calls take an operation out of the table as the type that it was put in as: the type of the
+//! [`Pending`] that put it there.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::driver::table::State;
+use crate::driver::{Driver, Key, Op, Wakers};
+
+/// Waits for the result of one operation; gives the operation back with it.
+///
+/// Submits at the first poll. Dropping it orphans the operation (C4).
+pub(crate) struct Pending<O: Op> {
+    driver: Rc<Driver>,
+    stage: Stage<O>,
+}
+
+enum Stage<O> {
+    New(O),
+    InFlight(Key),
+    Over,
+}
+
+impl<O: Op> Pending<O> {
+    pub(crate) fn new(driver: &Rc<Driver>, op: O) -> Self {
+        Self { driver: driver.clone(), stage: Stage::New(op) }
+    }
+
+    /// The key for a cancel, once submitted and until the result was fetched.
+    pub(crate) fn key(&self) -> Option<Key> {
+        match self.stage {
+            Stage::InFlight(key) => Some(key),
+            Stage::New(_) | Stage::Over => None,
+        }
+    }
+}
+
+impl<O: Op> Unpin for Pending<O> {}
+
+impl<O: Op> Future for Pending<O> {
+    type Output = (i32, O);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
+        let this = &mut *self;
+        let key = match std::mem::replace(&mut this.stage, Stage::Over) {
+            Stage::New(mut op) => {
+                if let Some(result) = this.driver.try_now(&mut op) {
+                    return Poll::Ready((result, op));
+                }
+                let key = this.driver.table.insert(op, true);
+                this.stage = Stage::InFlight(key);
+                this.driver.submit(key);
+                key
+            }
+            Stage::InFlight(key) => key,
+            Stage::Over => panic!("a future was polled after it had completed"),
+        };
+        if this.driver.table.poll(key, cx.waker()) {
+            this.stage = Stage::Over;
+            // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
+            Poll::Ready(unsafe { this.driver.table.take::<O>(key) })
+        } else {
+            this.stage = Stage::InFlight(key);
+            Poll::Pending
+        }
+    }
+}
+
+impl<O: Op> Drop for Pending<O> {
+    fn drop(&mut self) {
+        let Stage::InFlight(key) = self.stage else { return };
+        match self.driver.table.state(key) {
+            State::Done => {
+                // SAFETY: this future inserted it as an `O`, and it is done.
+                let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
+                let mut wakers = Wakers::new();
+                op.settle(result, &mut wakers);
+                drop(op);
+                wakers.into_iter().for_each(Waker::wake);
+            }
+            State::Attached => {
+                let cancels = self.driver.table.with(key, |op| op.is_cancelled_by_drop());
+                self.driver.table.detach(key);
+                if cancels == Some(true) {
+                    self.driver.cancel(key);
+                }
+            }
+            State::Detached | State::Free => {}
+        }
+    }
+}

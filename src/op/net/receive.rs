@@ -1,0 +1,256 @@
+//! Receiving bytes.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! As in `op`: each operation owns what its submission points to, or holds a reference to the resource that does.
+
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use io_uring::opcode;
+use io_uring::squeue::Entry;
+use io_uring::types::Fd;
+
+use crate::buf::{Chunk, IoBufMut, Pool};
+use crate::driver::{Answer, Attempt, Features, Op, Route, Step, Wakers};
+use crate::op::Descriptor;
+use crate::op::net::LEN_MAX;
+use crate::sys::socket;
+
+/// The group of the buffer ring, as the ring driver registered it.
+const BUFFER_GROUP: u16 = 0;
+/// What a socket receives into when the pool is at its limit.
+const SPARE_SIZE: usize = 4096;
+
+/// A stream socket, which owns the bytes that its receive brings.
+pub(crate) trait ReceiveTarget: 'static {
+    fn descriptor(&self) -> &Descriptor;
+    /// Bytes came. Returns whether that is enough for now.
+    fn received(&self, chunk: Chunk, wakers: &mut Wakers) -> bool;
+    /// The receive ended: 0 at the end of the stream, -ENOBUFS for want of buffers, -ECANCELED because it was
+    /// stopped, `SHOTS_OVER` because the kernel wants it armed anew; or with an error.
+    fn receive_over(&self, result: i32, wakers: &mut Wakers);
+    /// Bytes that a receive into a buffer of its own brought, and that nobody fetched: the next to be received.
+    fn unclaimed(&self, bytes: &[u8], wakers: &mut Wakers);
+    /// A receive into a buffer of its own is over.
+    fn receive_into_over(&self, wakers: &mut Wakers);
+}
+
+/// The result of a multishot receive that ended with data: arm it again.
+pub(crate) const SHOTS_OVER: i32 = 1;
+
+/// Receives as long as the stream goes on: multishot `IORING_OP_RECV` into pooled buffers (6.0). Before that, a poll
+/// and then a receive for each chunk, so that an idle connection holds no buffer there either.
+pub(crate) struct ReceiveMulti<T> {
+    target: Rc<T>,
+    stage: ReceiveStage,
+    /// Where bytes go when the pool is at its limit.
+    spare: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReceiveStage {
+    /// The kernel takes buffers from the ring.
+    Multishot,
+    /// Waiting until there is something.
+    Poll,
+    /// Receiving into this pooled buffer, or into the spare one.
+    Single(Option<u16>),
+}
+
+impl<T: ReceiveTarget> ReceiveMulti<T> {
+    /// `spare`: the pool had no buffer; receive into a small one of its own, once.
+    pub(crate) fn new(target: Rc<T>, spare: bool) -> Self {
+        let multishot = target.descriptor().driver().pool().has_ring();
+        let stage = match (multishot, spare) {
+            (true, false) => ReceiveStage::Multishot,
+            (true, true) => ReceiveStage::Single(None),
+            (false, _) => ReceiveStage::Poll,
+        };
+        Self { target, stage, spare: None }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.target.descriptor().number()
+    }
+
+    fn pool(&self) -> &Rc<Pool> {
+        self.target.descriptor().driver().pool()
+    }
+
+    /// A place for the next bytes: a pooled buffer, or the spare one. Submitted again, it keeps the one it has.
+    fn place(&mut self) -> (*mut u8, usize, Option<u16>) {
+        if let ReceiveStage::Single(Some(id)) = self.stage {
+            return (self.pool().address(id).cast_mut(), self.pool().buffer_size(), Some(id));
+        }
+        match self.pool().take() {
+            Some(taken) => (taken.address, taken.size, Some(taken.id)),
+            None => {
+                let spare = self.spare.get_or_insert_with(|| Vec::with_capacity(SPARE_SIZE));
+                (spare.as_mut_ptr(), SPARE_SIZE, None)
+            }
+        }
+    }
+
+    /// The chunk that a completion brought; `count` bytes.
+    fn chunk(&mut self, answer: &Answer, count: usize) -> Chunk {
+        let pool = self.pool().clone();
+        let pooled = match self.stage {
+            ReceiveStage::Multishot => answer.buffer.inspect(|id| pool.filled(*id)),
+            ReceiveStage::Single(id) => id,
+            ReceiveStage::Poll => answer.buffer, // epoll: `attempt` took it
+        };
+        match pooled {
+            Some(id) => Chunk::pooled(pool, id, count),
+            None => {
+                let mut spare = self.spare.take().expect("bytes without a buffer");
+                // SAFETY: the kernel initialised `count` bytes, at most the capacity.
+                unsafe { spare.set_len(count) };
+                Chunk::heap(spare)
+            }
+        }
+    }
+
+    /// Gives back a buffer that nothing was received into.
+    fn put_back(&self, answer: &Answer) {
+        match (self.stage, answer.buffer) {
+            (ReceiveStage::Multishot, Some(id)) => {
+                self.pool().filled(id);
+                self.pool().release(id);
+            }
+            (ReceiveStage::Single(Some(id)), _) => self.pool().release(id),
+            _ => {}
+        }
+    }
+}
+
+impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        let fd = Fd(self.fd());
+        Some(match self.stage {
+            ReceiveStage::Multishot => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
+            ReceiveStage::Poll => opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build(),
+            ReceiveStage::Single(_) => {
+                let (address, len, id) = self.place();
+                self.stage = ReceiveStage::Single(id);
+                opcode::Recv::new(fd, address, len as u32).build()
+            }
+        })
+    }
+
+    fn route(&self) -> Route {
+        Route::Readable(self.fd())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        if self.spare.is_some() {
+            return Attempt::Later; // its bytes are not delivered yet
+        }
+        let (address, len, id) = self.place();
+        // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
+        let result = unsafe { socket::receive(self.fd(), address, len) };
+        if result <= 0 {
+            if let Some(id) = id {
+                self.pool().release(id);
+            }
+            self.spare = None;
+            return Attempt::from_result(result);
+        }
+        // A short receive took all there was: the next edge tells of more.
+        let drained = (result as usize) < len;
+        Attempt::Complete(Answer { result, buffer: id, more: true, drained })
+    }
+
+    fn complete(&mut self, answer: Answer, wakers: &mut Wakers) -> Step {
+        let is_epoll = self.target.descriptor().driver().wants_nonblocking();
+        if self.stage == ReceiveStage::Poll && !is_epoll {
+            if answer.result < 0 {
+                return Step::Done(answer.result);
+            }
+            self.stage = ReceiveStage::Single(None);
+            return Step::Again;
+        }
+        let Ok(count @ 1..) = usize::try_from(answer.result) else {
+            self.put_back(&answer);
+            return Step::Done(answer.result);
+        };
+        let chunk = self.chunk(&answer, count);
+        let enough = self.target.received(chunk, wakers);
+        match (self.stage, answer.more) {
+            (_, true) if enough => Step::Stop,
+            (_, true) => Step::More,
+            (ReceiveStage::Multishot, false) => Step::Done(SHOTS_OVER),
+            // One by one: the pool may have buffers again, or the receiver enough.
+            _ if enough || self.pool().has_ring() => Step::Done(SHOTS_OVER),
+            _ => {
+                self.stage = ReceiveStage::Poll;
+                Step::Again
+            }
+        }
+    }
+
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        self.target.receive_over(result, wakers);
+    }
+}
+
+/// Receives once into a buffer of the caller: `IORING_OP_RECV` (5.6).
+pub(crate) struct ReceiveInto<T: ReceiveTarget, B> {
+    target: Rc<T>,
+    buf: B,
+}
+
+impl<T: ReceiveTarget, B: IoBufMut> ReceiveInto<T, B> {
+    pub(crate) fn new(target: Rc<T>, buf: B) -> Self {
+        Self { target, buf }
+    }
+
+    pub(crate) fn into_buf(self) -> B {
+        self.buf
+    }
+
+    fn len(&self) -> usize {
+        self.buf.capacity().min(LEN_MAX)
+    }
+}
+
+impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
+    fn prepare(&mut self, _: &Features) -> Option<Entry> {
+        let len = self.len() as u32;
+        Some(opcode::Recv::new(Fd(self.target.descriptor().number()), self.buf.as_mut_ptr(), len).build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Readable(self.target.descriptor().number())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        let len = self.len();
+        // SAFETY: the buffer is ours and has room for `len` bytes.
+        let result =
+            unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
+        match Attempt::from_result(result) {
+            Attempt::Complete(answer) => {
+                Attempt::Complete(Answer { drained: result > 0 && (result as usize) < len, ..answer })
+            }
+            other => other,
+        }
+    }
+
+    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+        if let Ok(count) = usize::try_from(answer.result) {
+            // SAFETY: the kernel initialised `count` bytes, at most the capacity.
+            unsafe { self.buf.set_len(count) };
+        }
+        Step::Done(answer.result)
+    }
+
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        if let Ok(count @ 1..) = usize::try_from(result) {
+            // SAFETY: the kernel initialised `count` bytes of the buffer, which is still ours.
+            let bytes = unsafe { std::slice::from_raw_parts(self.buf.as_ptr(), count) };
+            self.target.unclaimed(bytes, wakers);
+        }
+        self.target.receive_into_over(wakers);
+    }
+}

@@ -1,0 +1,273 @@
+//! Sending bytes.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! As in `op`: each operation owns what its submission points to, or holds a reference to the resource that does.
+
+use std::mem::MaybeUninit;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use io_uring::opcode;
+use io_uring::squeue::Entry;
+use io_uring::types::Fd;
+
+use crate::buf::IoBuf;
+use crate::driver::{Answer, Attempt, Features, Op, Route, Step, Wakers};
+use crate::op::Descriptor;
+use crate::op::net::LEN_MAX;
+use crate::sys::socket;
+
+/// A stream socket, which has one send in flight at a time.
+pub(crate) trait SendTarget: 'static {
+    fn descriptor(&self) -> &Descriptor;
+    /// The send that had the turn is over, and no future of its own will say so.
+    fn send_over(&self, result: i32, wakers: &mut Wakers);
+    /// The batch of queued bytes that had the turn is over.
+    fn batch_over(&self, batch: Box<Batch>, result: i32, wakers: &mut Wakers);
+}
+
+/// `MSG_WAITALL` makes the kernel go on after a short send by itself; before 6.0 it loses the count when cancelled.
+fn send_flags(features: &Features) -> i32 {
+    libc::MSG_NOSIGNAL | if features.lossless_waitall { libc::MSG_WAITALL } else { 0 }
+}
+
+/// Sends all of one buffer: `IORING_OP_SEND` (5.6).
+pub(crate) struct SendAll<T: SendTarget, B> {
+    target: Rc<T>,
+    buf: B,
+    sent: usize,
+}
+
+impl<T: SendTarget, B: IoBuf> SendAll<T, B> {
+    pub(crate) fn new(target: Rc<T>, buf: B) -> Self {
+        Self { target, buf, sent: 0 }
+    }
+
+    /// The buffer, and how many bytes of it were sent.
+    pub(crate) fn into_parts(self) -> (B, usize) {
+        (self.buf, self.sent)
+    }
+
+    fn rest(&self) -> (*const u8, usize) {
+        // SAFETY: `sent` is at most the length.
+        let address = unsafe { self.buf.as_ptr().add(self.sent) };
+        (address, (self.buf.len() - self.sent).min(LEN_MAX))
+    }
+}
+
+impl<T: SendTarget, B: IoBuf> Op for SendAll<T, B> {
+    fn prepare(&mut self, features: &Features) -> Option<Entry> {
+        let (address, len) = self.rest();
+        let fd = Fd(self.target.descriptor().number());
+        Some(opcode::Send::new(fd, address, len as u32).flags(send_flags(features)).build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Writable(self.target.descriptor().number())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        let (address, len) = self.rest();
+        // SAFETY: the buffer is ours and has `len` more bytes.
+        Attempt::from_result(unsafe { socket::send(self.target.descriptor().number(), address, len) })
+    }
+
+    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+        let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
+        self.sent += count;
+        if self.sent < self.buf.len() && count > 0 { Step::Again } else { Step::Done(0) }
+    }
+
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        self.target.send_over(result, wakers);
+    }
+
+    /// Half a message must not stay unsent: it goes on until the stream is closed.
+    fn is_cancelled_by_drop(&self) -> bool {
+        false
+    }
+}
+
+/// The most buffers of one vectored send.
+pub(crate) const BATCH_BUFFERS_MAX: usize = 64;
+
+/// Buffers for one vectored send, and the kernel's view of what is left of them. Reused by its stream.
+pub(crate) struct Batch {
+    parts: [libc::iovec; BATCH_BUFFERS_MAX],
+    first: usize,
+    count: usize,
+    message: MaybeUninit<libc::msghdr>,
+    /// What keeps the bytes of `parts` in place.
+    pub(crate) owners: Vec<Bytes>,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Box<Self> {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Box::new(Self {
+            parts: [none; BATCH_BUFFERS_MAX],
+            first: 0,
+            count: 0,
+            message: MaybeUninit::zeroed(),
+            owners: Vec::new(),
+        })
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.owners.len() == BATCH_BUFFERS_MAX
+    }
+
+    /// Points `parts` to what the owners hold.
+    pub(crate) fn fill(&mut self) {
+        (self.first, self.count) = (0, self.owners.len());
+        for (part, owner) in self.parts.iter_mut().zip(&self.owners) {
+            *part = libc::iovec { iov_base: owner.as_ptr().cast_mut().cast(), iov_len: owner.len() };
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.owners.clear();
+    }
+
+    /// Notes that `sent` more bytes are gone; true if any are left.
+    fn advance(&mut self, sent: usize) -> bool {
+        self.first += skip(&mut self.parts[self.first..self.count], sent);
+        self.first < self.count
+    }
+
+    fn message(&mut self) -> *const libc::msghdr {
+        point(&mut self.message, &mut self.parts[self.first..self.count])
+    }
+}
+
+/// Sends a batch of queued bytes: `IORING_OP_SENDMSG` (5.3).
+pub(crate) struct SendBatch<T: SendTarget> {
+    target: Rc<T>,
+    batch: Option<Box<Batch>>,
+}
+
+impl<T: SendTarget> SendBatch<T> {
+    pub(crate) fn new(target: Rc<T>, batch: Box<Batch>) -> Self {
+        Self { target, batch: Some(batch) }
+    }
+
+    fn batch(&mut self) -> &mut Batch {
+        self.batch.as_mut().expect("the batch goes back when it is over")
+    }
+}
+
+impl<T: SendTarget> Op for SendBatch<T> {
+    fn prepare(&mut self, features: &Features) -> Option<Entry> {
+        let fd = Fd(self.target.descriptor().number());
+        let message = self.batch().message();
+        Some(opcode::SendMsg::new(fd, message).flags(send_flags(features) as u32).build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Writable(self.target.descriptor().number())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        let fd = self.target.descriptor().number();
+        // SAFETY: the header and what it points to are in our batch.
+        Attempt::from_result(unsafe { socket::sendmsg(fd, self.batch().message()) })
+    }
+
+    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+        let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
+        if self.batch().advance(count) && count > 0 { Step::Again } else { Step::Done(0) }
+    }
+
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        if let Some(batch) = self.batch.take() {
+            self.target.batch_over(batch, result, wakers);
+        }
+    }
+}
+
+/// Sends all of several buffers of the caller: `IORING_OP_SENDMSG` (5.3), for up to as many as fit in a message.
+pub(crate) struct SendVectored<T: SendTarget, B> {
+    target: Rc<T>,
+    bufs: Vec<B>,
+    /// What is left of each buffer, for the kernel.
+    parts: Vec<libc::iovec>,
+    first: usize,
+    sent: usize,
+    message: Box<MaybeUninit<libc::msghdr>>,
+}
+
+impl<T: SendTarget, B: IoBuf> SendVectored<T, B> {
+    pub(crate) fn new(target: Rc<T>, bufs: Vec<B>) -> Self {
+        let part = |buf: &B| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+        let parts = bufs.iter().map(part).collect();
+        Self { target, bufs, parts, first: 0, sent: 0, message: Box::new(MaybeUninit::zeroed()) }
+    }
+
+    /// The buffers, and how many bytes of them were sent.
+    pub(crate) fn into_parts(self) -> (Vec<B>, usize) {
+        (self.bufs, self.sent)
+    }
+
+    fn message(&mut self) -> *const libc::msghdr {
+        let end = (self.first + BATCH_BUFFERS_MAX).min(self.parts.len());
+        point(&mut self.message, &mut self.parts[self.first..end])
+    }
+}
+
+impl<T: SendTarget, B: IoBuf> Op for SendVectored<T, B> {
+    fn prepare(&mut self, features: &Features) -> Option<Entry> {
+        let fd = Fd(self.target.descriptor().number());
+        Some(opcode::SendMsg::new(fd, self.message()).flags(send_flags(features) as u32).build())
+    }
+
+    fn route(&self) -> Route {
+        Route::Writable(self.target.descriptor().number())
+    }
+
+    fn attempt(&mut self) -> Attempt {
+        let fd = self.target.descriptor().number();
+        // SAFETY: the header, the parts and the buffers are ours.
+        Attempt::from_result(unsafe { socket::sendmsg(fd, self.message()) })
+    }
+
+    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+        let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
+        self.sent += count;
+        let skipped = skip(&mut self.parts[self.first..], count);
+        self.first += skipped;
+        if self.first < self.parts.len() && count > 0 { Step::Again } else { Step::Done(0) }
+    }
+
+    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+        self.target.send_over(result, wakers);
+    }
+
+    /// Half a message must not stay unsent, as for `SendAll`.
+    fn is_cancelled_by_drop(&self) -> bool {
+        false
+    }
+}
+
+/// Points a message header, which was zeroed once, to `parts`.
+fn point(message: &mut MaybeUninit<libc::msghdr>, parts: &mut [libc::iovec]) -> *const libc::msghdr {
+    // SAFETY: zeroes are a valid message header.
+    let header = unsafe { message.assume_init_mut() };
+    header.msg_iov = parts.as_mut_ptr();
+    header.msg_iovlen = parts.len() as _;
+    header
+}
+
+/// Notes that `sent` bytes of `parts` are gone; returns how many parts are gone wholly.
+fn skip(parts: &mut [libc::iovec], mut sent: usize) -> usize {
+    for (gone, part) in parts.iter_mut().enumerate() {
+        if sent < part.iov_len {
+            // SAFETY: `sent` is below the length of this part.
+            part.iov_base = unsafe { part.iov_base.byte_add(sent) };
+            part.iov_len -= sent;
+            return gone;
+        }
+        sent -= part.iov_len;
+    }
+    parts.len()
+}
