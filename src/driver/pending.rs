@@ -32,6 +32,14 @@ impl<O: Op> Pending<O> {
         Self { driver: driver.clone(), stage: Stage::New(op) }
     }
 
+    /// Takes back an operation that was not submitted.
+    pub(crate) fn take_back(&mut self) -> O {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::New(op) => op,
+            Stage::InFlight(_) | Stage::Over => unreachable!("it was submitted"),
+        }
+    }
+
     /// The key for a cancel, once submitted and until the result was fetched.
     pub(crate) fn key(&self) -> Option<Key> {
         match self.stage {

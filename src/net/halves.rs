@@ -14,6 +14,7 @@ use crate::error::Failed;
 use crate::net::Family;
 use crate::net::shared::Shared;
 use crate::net::stream::Receive;
+use crate::op::net::{SendAll, SendVectored};
 
 macro_rules! half {
     ($(#[$doc:meta])* $name:ident) => {
@@ -87,7 +88,7 @@ impl<F: Family> SendHalf<F> {
     /// # Errors
     /// As there.
     pub fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> + use<'_, F, B> {
-        self.shared.send(buf)
+        self.shared.send(SendAll::new(self.shared.clone(), buf))
     }
 
     /// As [`Stream::send_vectored`](crate::net::Stream::send_vectored).
@@ -98,7 +99,7 @@ impl<F: Family> SendHalf<F> {
         &self,
         bufs: Vec<B>,
     ) -> impl Future<Output = Result<Vec<B>, Failed<Vec<B>>>> + use<'_, F, B> {
-        self.shared.send_vectored(bufs)
+        self.shared.send(SendVectored::new(self.shared.clone(), bufs))
     }
 
     /// As [`Stream::write`](crate::net::Stream::write).

@@ -7,18 +7,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::buf::IoBuf;
-use crate::driver::{Key, Op, Pending, Wakers};
+use crate::driver::{Key, Pending, Wakers};
 use crate::error::Failed;
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
-use crate::op::net::{Batch, SendAll, SendBatch, SendTarget, SendVectored};
+use crate::op::net::{Batch, SendBatch, SendOp, SendTarget};
 use crate::runtime::wait::Waiter;
 
 enum Item {
@@ -73,28 +72,82 @@ impl Outbound {
 /// The right to send. Dropping it passes it on.
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
-    /// The operation that was submitted passes it on when it is over.
-    handed_over: bool,
-}
-
-impl Turn<'_> {
-    fn new(shared: &Shared) -> Turn<'_> {
-        Turn { shared, handed_over: false }
-    }
-
-    fn hand_over(mut self) {
-        self.handed_over = true;
-    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.handed_over {
-            return;
-        }
         let mut wakers = Wakers::new();
         self.shared.next_turn(&mut wakers);
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The future of a send.
+///
+/// Dropped while it waits for the turn, nothing is sent; dropped later, the operation goes on by itself and passes the
+/// turn on at its end.
+pub(crate) struct Sending<'a, O: SendOp> {
+    shared: &'a Rc<Shared>,
+    pending: Pending<O>,
+    stage: SendStage<'a>,
+}
+
+enum SendStage<'a> {
+    New,
+    Queued(Queued<'a>),
+    InFlight,
+}
+
+impl<O: SendOp> Unpin for Sending<'_, O> {}
+
+impl<O: SendOp> Sending<'_, O> {
+    /// Asks for the turn; ready when it is ours.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let SendStage::New = self.stage {
+            self.shared.check_send()?;
+            if !self.shared.outbound.busy.replace(true) {
+                return Poll::Ready(Ok(()));
+            }
+            self.stage = SendStage::Queued(Queued::new(self.shared));
+        }
+        if let SendStage::Queued(queued) = &mut self.stage {
+            std::task::ready!(queued.poll(cx))?;
+            // While it queued, the writing side may have been shut down. Dropped, it passes the turn on.
+            self.shared.check_send()?;
+            queued.done = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
+        if result < 0 {
+            self.shared.fail_send(-result);
+        }
+        drop(Turn { shared: self.shared });
+        let (bufs, sent) = op.into_parts();
+        if result < 0 {
+            Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
+        } else {
+            Ok(bufs)
+        }
+    }
+}
+
+impl<O: SendOp> Future for Sending<'_, O> {
+    type Output = Result<O::Bufs, Failed<O::Bufs>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if !matches!(this.stage, SendStage::InFlight) {
+            if let Err(error) = std::task::ready!(this.poll_turn(cx)) {
+                let (bufs, _) = this.pending.take_back().into_parts();
+                return Poll::Ready(Err(Failed::new(error, bufs, 0)));
+            }
+            this.stage = SendStage::InFlight;
+        }
+        let polled = Pin::new(&mut this.pending).poll(cx);
+        this.shared.outbound.in_flight.set(this.pending.key());
+        polled.map(|(result, op)| this.end(result, op))
     }
 }
 
@@ -105,7 +158,13 @@ struct Queued<'a> {
     done: bool,
 }
 
-impl Queued<'_> {
+impl<'a> Queued<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let ticket = Rc::new(Ticket::default());
+        shared.outbound.queue.borrow_mut().push_back(Item::Turn(ticket.clone()));
+        Self { shared, ticket, done: false }
+    }
+
     fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ticket.granted.get() {
             return Poll::Ready(Ok(()));
@@ -122,7 +181,7 @@ impl Drop for Queued<'_> {
             return;
         }
         if self.ticket.granted.get() {
-            drop(Turn::new(self.shared));
+            drop(Turn { shared: self.shared });
         } else {
             let is_other =
                 |item: &Item| !matches!(item, Item::Turn(ticket) if Rc::ptr_eq(ticket, &self.ticket));
@@ -144,27 +203,16 @@ impl Shared {
         if self.outbound.shut.get() { Err(io::Error::from_raw_os_error(libc::EPIPE)) } else { Ok(()) }
     }
 
-    /// The turn, to send something.
-    async fn turn_to_send(&self) -> io::Result<Turn<'_>> {
-        self.check_send()?;
-        let turn = self.turn().await?;
-        // While it queued, the writing side may have been shut down.
-        self.check_send()?;
-        Ok(turn)
-    }
-
     /// Waits until everything that was sent or written before is out, and takes the turn.
     pub(crate) async fn turn(&self) -> io::Result<Turn<'_>> {
         self.check_turn()?;
         if !self.outbound.busy.replace(true) {
-            return Ok(Turn::new(self));
+            return Ok(Turn { shared: self });
         }
-        let ticket = Rc::new(Ticket::default());
-        self.outbound.queue.borrow_mut().push_back(Item::Turn(ticket.clone()));
-        let mut queued = Queued { shared: self, ticket, done: false };
+        let mut queued = Queued::new(self);
         poll_fn(|cx| queued.poll(cx)).await?;
         queued.done = true;
-        Ok(Turn::new(self))
+        Ok(Turn { shared: self })
     }
 
     /// The turn is free: the next one gets it.
@@ -209,57 +257,9 @@ impl Shared {
         }
     }
 
-    pub(crate) async fn send<B: IoBuf>(self: &Rc<Self>, buf: B) -> Result<B, Failed<B>> {
-        let turn = match self.turn_to_send().await {
-            Ok(turn) => turn,
-            Err(error) => return Err(Failed::new(error, buf, 0)),
-        };
-        if buf.is_empty() {
-            return Ok(buf);
-        }
-        turn.hand_over();
-        let mut pending = pin!(Pending::new(self.driver(), SendAll::new(self.clone(), buf)));
-        let (result, op) = self.in_flight(pending.as_mut()).await;
-        drop(Turn::new(self));
-        let (buf, sent) = op.into_parts();
-        if result < 0 { Err(Failed::new(io::Error::from_raw_os_error(-result), buf, sent)) } else { Ok(buf) }
-    }
-
-    pub(crate) async fn send_vectored<B: IoBuf>(
-        self: &Rc<Self>,
-        bufs: Vec<B>,
-    ) -> Result<Vec<B>, Failed<Vec<B>>> {
-        let turn = match self.turn_to_send().await {
-            Ok(turn) => turn,
-            Err(error) => return Err(Failed::new(error, bufs, 0)),
-        };
-        if bufs.iter().all(IoBuf::is_empty) {
-            return Ok(bufs);
-        }
-        turn.hand_over();
-        let mut pending = pin!(Pending::new(self.driver(), SendVectored::new(self.clone(), bufs)));
-        let (result, op) = self.in_flight(pending.as_mut()).await;
-        drop(Turn::new(self));
-        let (bufs, sent) = op.into_parts();
-        if result < 0 {
-            Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
-        } else {
-            Ok(bufs)
-        }
-    }
-
-    /// Waits for a send that has the turn; its key is known meanwhile, so that dropping the stream can cancel it.
-    async fn in_flight<O: Op>(&self, mut pending: Pin<&mut Pending<O>>) -> (i32, O) {
-        let (result, op) = poll_fn(|cx| {
-            let polled = pending.as_mut().poll(cx);
-            self.outbound.in_flight.set(pending.key());
-            polled
-        })
-        .await;
-        if result < 0 {
-            self.fail_send(-result);
-        }
-        (result, op)
+    /// Sends what `op` holds when its turn comes.
+    pub(crate) fn send<O: SendOp>(self: &Rc<Self>, op: O) -> Sending<'_, O> {
+        Sending { shared: self, pending: Pending::new(self.driver(), op), stage: SendStage::New }
     }
 
     pub(crate) fn write(&self, bytes: Bytes) -> io::Result<usize> {

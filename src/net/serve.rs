@@ -53,7 +53,14 @@ impl fmt::Debug for ServeError {
 
 type OnError = Rc<dyn Fn(&ServeError)>;
 
-/// What the server and its connections share.
+/// What a server and its connections share.
+struct Server<H> {
+    handler: H,
+    on_error: OnError,
+    open: Open,
+}
+
+/// The open connections.
 #[derive(Default)]
 struct Open {
     /// One for each open connection, to end it with.
@@ -64,32 +71,32 @@ struct Open {
 }
 
 /// The place of one connection in [`Open`].
-struct Place {
-    open: Rc<Open>,
+struct Place<H> {
+    server: Rc<Server<H>>,
     index: usize,
 }
 
-impl Place {
-    fn new(open: &Rc<Open>) -> Self {
-        let index = open.connections.borrow_mut().insert(None);
-        Self { open: open.clone(), index }
+impl<H> Place<H> {
+    fn new(server: &Rc<Server<H>>) -> Self {
+        let index = server.open.connections.borrow_mut().insert(None);
+        Self { server: server.clone(), index }
     }
 
     fn is_ended(&self, cx: &Context<'_>) -> bool {
-        let mut connections = self.open.connections.borrow_mut();
+        let mut connections = self.server.open.connections.borrow_mut();
         let waker = &mut connections[self.index];
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        self.open.ended.get()
+        self.server.open.ended.get()
     }
 }
 
-impl Drop for Place {
+impl<H> Drop for Place<H> {
     fn drop(&mut self) {
-        let waker = self.open.connections.borrow_mut().remove(self.index);
+        let waker = self.server.open.connections.borrow_mut().remove(self.index);
         drop(waker);
-        self.open.changed.wake();
+        self.server.open.changed.wake();
     }
 }
 
@@ -211,12 +218,10 @@ where
     /// If the listener fails for good.
     pub fn until<S: Future>(self, shutdown: S) -> impl Future<Output = io::Result<()>> {
         async move {
-            let open = Rc::new(Open::default());
-            let handler = Rc::new(self.handler);
-            let start = |stream| {
-                let (handler, on_error, place) = (handler.clone(), self.on_error.clone(), Place::new(&open));
-                drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
-            };
+            let server = Server { handler: self.handler, on_error: self.on_error, open: Open::default() };
+            let server = Rc::new(server);
+            let open = &server.open;
+            let start = |stream| drop(spawn(serve_one(Place::new(&server), stream)));
             let mut shutdown = pin!(shutdown);
             loop {
                 let accepted = poll_fn(|cx| {
@@ -227,24 +232,14 @@ where
                     self.listener.poll_accept(cx).map(Some)
                 });
                 match accepted.await {
-                    Some(Ok(stream)) => {
-                        let (handler, on_error, place) =
-                            (handler.clone(), self.on_error.clone(), Place::new(&open));
-                        drop(spawn(async move { serve_one(&*handler, stream, &on_error, place).await }));
-                    }
-                    Some(Err(error)) => {
-                        if is_over(&error) {
-                            return Err(error);
-                        }
-                        (self.on_error)(&ServeError::Accept(error));
-                    }
+                    Some(Ok(stream)) => start(stream),
+                    Some(Err(error)) if is_over(&error) => return Err(error),
+                    Some(Err(error)) => (server.on_error)(&ServeError::Accept(error)),
                     None => break,
                 }
             }
             // Nobody new: who connects now is refused. Who was accepted already is served with the others.
-            for stream in self.listener.stop_listening() {
-                start(stream);
-            }
+            self.listener.stop_listening().into_iter().for_each(start);
             let mut limit = pin!(sleep(self.drain));
             poll_fn(|cx| match open.poll_below(1, cx) {
                 Poll::Pending => limit.as_mut().poll(cx).map(drop),
@@ -269,13 +264,14 @@ fn is_over(error: &io::Error) -> bool {
 }
 
 /// Runs one connection to its end, whatever that is.
-async fn serve_one<F, H, E>(handler: &H, stream: Stream<F>, on_error: &OnError, place: Place)
+async fn serve_one<F, H, E>(place: Place<H>, stream: Stream<F>)
 where
     F: Family,
     H: AsyncFn(Stream<F>) -> Result<(), E>,
     E: fmt::Display + 'static,
 {
-    let mut future = pin!(handler(stream));
+    let server = &*place.server;
+    let mut future = pin!((server.handler)(stream));
     let outcome = poll_fn(|cx| {
         if place.is_ended(cx) {
             return Poll::Ready(Ok(Ok(())));
@@ -287,8 +283,8 @@ where
     });
     match outcome.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => on_error(&ServeError::Handler(Box::new(error))),
-        Err(payload) => on_error(&ServeError::Panic(payload)),
+        Ok(Err(error)) => (server.on_error)(&ServeError::Handler(Box::new(error))),
+        Err(payload) => (server.on_error)(&ServeError::Panic(payload)),
     }
 }
 

@@ -46,6 +46,9 @@ enum End {
 pub(crate) struct Shared {
     pub(crate) descriptor: Descriptor,
     this: Weak<Self>,
+    /// The oldest chunk; nearly always the only one, so that an idle connection needs no memory for a queue.
+    first: Cell<Option<Chunk>>,
+    /// Those behind it.
     inbound: RefCell<VecDeque<Chunk>>,
     inbound_bytes: Cell<usize>,
     receiving: Cell<Receiving>,
@@ -64,6 +67,7 @@ impl Shared {
         Rc::new_cyclic(|this| Self {
             descriptor,
             this: this.clone(),
+            first: Cell::new(None),
             inbound: RefCell::default(),
             inbound_bytes: Cell::new(0),
             receiving: Cell::new(Receiving::Idle),
@@ -103,8 +107,7 @@ impl Shared {
             self.driver().cancel(key);
         }
         self.outbound.clear();
-        let inbound = std::mem::take(&mut *self.inbound.borrow_mut());
-        drop(inbound);
+        drop(self.take_inbound());
     }
 
     pub(crate) fn check_open(&self) -> io::Result<()> {
@@ -130,7 +133,8 @@ impl Shared {
 
     /// Takes the oldest bytes that came.
     fn take_chunk(&self) -> Option<Chunk> {
-        let chunk = self.inbound.borrow_mut().pop_front()?;
+        let chunk = self.first.take()?;
+        self.first.set(self.inbound.borrow_mut().pop_front());
         self.inbound_bytes.set(self.inbound_bytes.get() - chunk.len());
         Some(chunk)
     }
@@ -178,8 +182,7 @@ impl Shared {
             copied += count;
             if count < chunk.len() {
                 chunk.advance(count);
-                self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
-                self.inbound.borrow_mut().push_front(chunk);
+                self.put_first(chunk);
             }
         }
         copied
@@ -259,10 +262,22 @@ impl Shared {
         std::iter::from_fn(|| self.take_chunk()).collect()
     }
 
-    fn put(&self, chunk: Chunk, first: bool) {
+    fn put_last(&self, chunk: Chunk) {
         self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
-        let mut inbound = self.inbound.borrow_mut();
-        if first { inbound.push_front(chunk) } else { inbound.push_back(chunk) }
+        match self.first.take() {
+            None => self.first.set(Some(chunk)),
+            first => {
+                self.first.set(first);
+                self.inbound.borrow_mut().push_back(chunk);
+            }
+        }
+    }
+
+    fn put_first(&self, chunk: Chunk) {
+        self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
+        if let Some(second) = self.first.replace(Some(chunk)) {
+            self.inbound.borrow_mut().push_front(second);
+        }
     }
 
     fn has_enough(&self) -> bool {
@@ -292,7 +307,7 @@ impl ReceiveTarget for Shared {
         if self.closed.get() {
             return true; // nobody is left to take it
         }
-        self.put(chunk, false);
+        self.put_last(chunk);
         self.wake_receiver(wakers);
         self.has_enough()
     }
@@ -319,7 +334,7 @@ impl ReceiveTarget for Shared {
 
     fn unclaimed(&self, bytes: &[u8], wakers: &mut Wakers) {
         if !self.closed.get() {
-            self.put(Chunk::heap(bytes.to_vec()), true);
+            self.put_first(Chunk::heap(bytes.to_vec()));
             self.wake_receiver(wakers);
         }
     }

@@ -19,6 +19,7 @@ use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
+use crate::op::net::{SendAll, SendVectored};
 use crate::runtime::core;
 
 /// A connected stream socket of family `F`: [`TcpStream`](crate::net::TcpStream) or
@@ -138,7 +139,7 @@ impl<F: Family> Stream<F> {
     /// # References
     /// [send(2)](https://man7.org/linux/man-pages/man2/send.2.html)
     pub fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> + use<'_, F, B> {
-        self.shared.send(buf)
+        self.shared.send(SendAll::new(self.shared.clone(), buf))
     }
 
     /// Sends all of several buffers, together, and gives them back.
@@ -155,7 +156,7 @@ impl<F: Family> Stream<F> {
         &self,
         bufs: Vec<B>,
     ) -> impl Future<Output = Result<Vec<B>, Failed<Vec<B>>>> + use<'_, F, B> {
-        self.shared.send_vectored(bufs)
+        self.shared.send(SendVectored::new(self.shared.clone(), bufs))
     }
 
     /// Queues bytes and returns how many are queued now; they go out in order, as soon as the socket takes them.

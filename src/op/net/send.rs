@@ -27,6 +27,13 @@ pub(crate) trait SendTarget: 'static {
     fn batch_over(&self, batch: Box<Batch>, result: i32, wakers: &mut Wakers);
 }
 
+/// A send of the caller's own buffers.
+pub(crate) trait SendOp: Op {
+    type Bufs;
+    /// The buffers, and how many bytes of them were sent.
+    fn into_parts(self) -> (Self::Bufs, usize);
+}
+
 /// `MSG_WAITALL` makes the kernel go on after a short send by itself; before 6.0 it loses the count when cancelled.
 fn send_flags(features: &Features) -> i32 {
     libc::MSG_NOSIGNAL | if features.lossless_waitall { libc::MSG_WAITALL } else { 0 }
@@ -44,15 +51,18 @@ impl<T: SendTarget, B: IoBuf> SendAll<T, B> {
         Self { target, buf, sent: 0 }
     }
 
-    /// The buffer, and how many bytes of it were sent.
-    pub(crate) fn into_parts(self) -> (B, usize) {
-        (self.buf, self.sent)
-    }
-
     fn rest(&self) -> (*const u8, usize) {
         // SAFETY: `sent` is at most the length.
         let address = unsafe { self.buf.as_ptr().add(self.sent) };
         (address, (self.buf.len() - self.sent).min(LEN_MAX))
+    }
+}
+
+impl<T: SendTarget, B: IoBuf> SendOp for SendAll<T, B> {
+    type Bufs = B;
+
+    fn into_parts(self) -> (B, usize) {
+        (self.buf, self.sent)
     }
 }
 
@@ -204,14 +214,17 @@ impl<T: SendTarget, B: IoBuf> SendVectored<T, B> {
         Self { target, bufs, parts, first: 0, sent: 0, message: Box::new(MaybeUninit::zeroed()) }
     }
 
-    /// The buffers, and how many bytes of them were sent.
-    pub(crate) fn into_parts(self) -> (Vec<B>, usize) {
-        (self.bufs, self.sent)
-    }
-
     fn message(&mut self) -> *const libc::msghdr {
         let end = (self.first + BATCH_BUFFERS_MAX).min(self.parts.len());
         point(&mut self.message, &mut self.parts[self.first..end])
+    }
+}
+
+impl<T: SendTarget, B: IoBuf> SendOp for SendVectored<T, B> {
+    type Bufs = Vec<B>;
+
+    fn into_parts(self) -> (Vec<B>, usize) {
+        (self.bufs, self.sent)
     }
 }
 
