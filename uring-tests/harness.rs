@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
 
-/// A function that makes the test's future, for one driver.
-pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Declares tests once and makes one of each for every driver: `contract::uring::name` and `contract::epoll::name`.
 macro_rules! both_drivers {
