@@ -1,0 +1,135 @@
+"""Files out of Debian packages of any suite, without installing anything."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+# One-line and deb822 sources; what is not Debian's main archive (updates, security, others) is left out.
+ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$")
+
+
+class Trouble(Exception):
+    """Something that the person who runs the matrix has to mend."""
+
+
+def codename():
+    release = dict(
+        line.rstrip().split("=", 1) for line in open("/etc/os-release", encoding="utf-8") if "=" in line
+    )
+    if release.get("ID", "").strip('"') != "debian":
+        raise Trouble("kernels come from Debian's packages, by apt: on another distribution use Docker, without --host")
+    return release["VERSION_CODENAME"].strip('"')
+
+
+def own_source():
+    """URI and options of this machine's own Debian source: whatever mirror it uses is the one that works here."""
+    here = codename()
+    for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
+        if path.suffix not in (".list", ".sources") or not path.is_file():
+            continue
+        text = "\n".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("#"))
+        if path.suffix == ".list":
+            for match in filter(None, map(ONE_LINE.match, text.splitlines())):
+                if match["suite"] == here:
+                    signed = re.search(r"signed-by=(\S+)", match["options"] or "")
+                    return match["uri"], f"Signed-By: {signed[1]}\n" if signed else ""
+        for stanza in re.split(r"\n\s*\n", text):
+            fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*(?:\n[ \t].*)*)", stanza, re.M))
+            if here in fields.get("Suites", "").split():
+                signed = fields.get("Signed-By")
+                return fields["URIs"].split()[0], f"Signed-By: {signed}\n" if signed else ""
+    raise Trouble(f"no apt source of this machine names the suite {here}: cannot derive other suites from it")
+
+
+class Suite:
+    """A private apt directory for one suite."""
+
+    def __init__(self, name, cache):
+        self.name = name
+        root = (cache / "apt" / name).resolve()
+        for part in ("lists/partial", "cache/archives/partial", "sources"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+        uri, signed = own_source()
+        (root / "sources/suite.sources").write_text(
+            f"Types: deb\nURIs: {uri}\nSuites: {name}\nComponents: main\n{signed}"
+        )
+        self.options = [
+            "-oDir::Etc::SourceList=/dev/null",
+            f"-oDir::Etc::SourceParts={root}/sources",
+            f"-oDir::State::Lists={root}/lists",
+            f"-oDir::Cache={root}/cache",
+            # The lists of packages are all that is needed: neither translations nor file contents.
+            "-oAcquire::Languages=none",
+            "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+            "-oAcquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
+            # apt's own user cannot write into a directory of ours.
+            "-oAPT::Sandbox::User=",
+            "-oAPT::Architecture=amd64",
+        ]
+        self.updated = False
+
+    def apt(self, tool, *arguments, cwd=None):
+        done = subprocess.run([tool, *self.options, *arguments], cwd=cwd, text=True, capture_output=True)
+        if done.returncode != 0:
+            raise Trouble(f"{tool} {arguments[0]} ({self.name}) failed:\n{done.stderr.strip()}")
+        return done.stdout
+
+    def update(self):
+        if not self.updated:
+            self.apt("apt-get", "update", "-q")
+            self.updated = True
+
+    def newest(self, pattern):
+        """The newest package whose name matches, by the numbers in its name."""
+        self.update()
+        names = self.apt("apt-cache", "search", "--names-only", pattern).splitlines()
+        names = [line.split()[0] for line in names]
+        if not names:
+            raise Trouble(f"{self.name} has no package {pattern}")
+        return max(names, key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
+
+    def take(self, package, pattern, target):
+        """Copies the one file of `package` whose path matches `pattern` to `target`."""
+        self.update()
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            self.apt("apt-get", "download", "-q", package, cwd=folder)
+            (deb,) = Path(folder).glob("*.deb")
+            subprocess.run(["dpkg-deb", "--extract", deb, f"{folder}/x"], check=True)
+            found = [path for path in Path(folder, "x").rglob("*") if re.search(pattern, str(path))]
+            if len(found) != 1:
+                raise Trouble(f"{package} of {self.name} has {len(found)} files {pattern}")
+            # Whole or not at all: the cache is trusted by what is there.
+            part = target.with_suffix(".part")
+            shutil.copy(found[0], part)
+            os.replace(part, target)
+
+
+def kernel(suite, version, cache, refresh=False):
+    """The newest cloud kernel of `suite` whose version begins so: its image and its full version."""
+    folder = cache / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    have = sorted(folder.glob(f"{suite}_{version}*"), key=lambda path: path.stat().st_mtime)
+    if have and not refresh:
+        return have[-1], have[-1].name.split("_", 1)[1]
+    source = Suite(suite, cache)
+    # Newer kernels are in two packages: one with a signature's paperwork, and `linux-binary` with the image itself.
+    package = source.newest(rf"^linux-(image|binary)-{re.escape(version)}[0-9.+a-z-]*-cloud-amd64$".replace("binary", "image"))
+    full = package.removeprefix("linux-image-").removesuffix("-cloud-amd64")
+    target = folder / f"{suite}_{full}"
+    if not target.exists():
+        try:
+            source.take(f"linux-binary-{full}-cloud-amd64", r"/vmlinuz[^/]*$", target)
+        except Trouble:
+            source.take(package, r"/vmlinuz[^/]*$", target)
+    return target, full
+
+
+def busybox(cache):
+    target = cache / "busybox"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        Suite(codename(), cache).take("busybox-static", r"/bin/busybox$", target)
+    return target
