@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
 
-
 /// Declares tests once and makes one of each for every driver: `contract::uring::name` and `contract::epoll::name`.
 macro_rules! both_drivers {
     ($($name:ident),* $(,)?) => {

@@ -1,8 +1,8 @@
 //! Streams and listeners, as their users see them.
 
-use std::io;
-use proactor::net::{TcpListener, TcpStream};
 use crate::harness::{Cx, both_drivers};
+use proactor::net::{TcpListener, TcpStream};
+use std::io;
 
 both_drivers!(a_listener_and_a_stream_echo);
 
