@@ -1,6 +1,7 @@
 //! What does the smallest trip through the kernel cost?
 //!
-//! - `nop::turn`: one NOP on a bare ring: the price of entering the kernel and coming back.
+//! - `nop::nop`: a NOP: into the kernel and back, and nothing else. Under epoll there is no such
+//!   operation: what is left is the way through the runtime.
 //! - `nop::ping`: one byte over a UNIX pair inside one loop: a send and a receive.
 //! - `nop::read`: one byte of a cached file: an operation without readiness (a pool's, under epoll).
 mod common;
@@ -11,6 +12,7 @@ use criterion::Criterion;
 use io_uring::{opcode, types};
 use proactor::fs::File;
 use proactor::net::UnixStream;
+use proactor::nop;
 use raw::{Buffers, Ring, tag};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,14 +20,26 @@ use std::time::Instant;
 
 fn main() {
     let mut criterion = common::start("nop: what does the smallest trip through the kernel cost?");
-    turn(&mut criterion);
+    nops(&mut criterion);
     ping(&mut criterion);
     read(&mut criterion);
     criterion.final_summary();
 }
 
-fn turn(criterion: &mut Criterion) {
-    let mut group = Group::new(criterion, "nop::turn");
+fn nops(criterion: &mut Criterion) {
+    let mut group = Group::new(criterion, "nop::nop");
+    for (name, event_loop) in loops() {
+        group.case(name, 1, |count| {
+            let body = async {
+                let start = Instant::now();
+                for _ in 0..count {
+                    nop().await?;
+                }
+                Ok::<_, io::Error>(start.elapsed())
+            };
+            event_loop.run_until_complete(body).and_then(|result| result).expect("nothing is done")
+        });
+    }
     if let Ok(mut ring) = Ring::new(64) {
         let mut done = Vec::new();
         group.case(RAW, 1, |count| {

@@ -50,11 +50,9 @@ fn cancel(criterion: &mut Criterion) {
                     for _ in 0..batches {
                         let now = Instant::now();
                         for i in 0..size {
-                            let mut sleep = Some(Box::pin(sleep_until(deadline(now, i))));
-                            let pending =
-                                sleep.as_mut().is_some_and(|s| s.as_mut().poll(&mut context).is_pending());
-                            assert!(pending);
-                            sleeps.push(sleep);
+                            let mut sleep = sleep_until(deadline(now, i));
+                            assert!(Pin::new(&mut sleep).poll(&mut context).is_pending());
+                            sleeps.push(Some(sleep));
                         }
                         shuffled(size).for_each(|i| sleeps[i] = None);
                         sleeps.clear();
@@ -100,14 +98,14 @@ fn fire(criterion: &mut Criterion) {
             group.case(name, size, |count| {
                 let batches = count.div_ceil(size as u64);
                 let body = async {
-                    let mut sleeps: Vec<Pin<Box<_>>> = Vec::with_capacity(size);
+                    let mut sleeps = Vec::with_capacity(size);
                     let start = os::thread_cpu();
                     for _ in 0..batches {
                         let due = Instant::now() + ahead(size);
-                        sleeps.extend((0..size).map(|_| Box::pin(sleep_until(due))));
+                        sleeps.extend((0..size).map(|_| sleep_until(due)));
                         // The first poll registers: all are in the queue before one is waited for.
                         poll_fn(|context| {
-                            sleeps.retain_mut(|sleep| sleep.as_mut().poll(context).is_pending());
+                            sleeps.retain_mut(|sleep| Pin::new(sleep).poll(context).is_pending());
                             Poll::Ready(())
                         })
                         .await;

@@ -34,6 +34,7 @@ pub(crate) fn start(question: &str) -> Criterion {
     println!("plots  target/criterion/<group>/report/*.svg (lines.svg compares the drivers)\n");
     Criterion::default()
         .sample_size(SAMPLES)
+        .nresamples(5_000)
         .warm_up_time(Duration::from_millis(400))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args()

@@ -4,7 +4,7 @@
 use crate::common::{DRIVERS, RAW, event_loop};
 use crate::raw::{self, os};
 use proactor::DriverChoice;
-use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use proactor::net::{Family, Stream, TcpListener, UnixListener, UnixStream};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -126,21 +126,14 @@ fn ours(
         let stopped = async { stopped.receive().await };
         let _ = ready.send(true);
         if tcp {
-            TcpListener::from_std(listener.into())?.serve(echo_tcp).until(stopped).await
+            TcpListener::from_std(listener.into())?.serve(echo).until(stopped).await
         } else {
-            UnixListener::from_std(listener.into())?.serve(echo_unix).until(stopped).await
+            UnixListener::from_std(listener.into())?.serve(echo).until(stopped).await
         }
     })?
 }
 
-async fn echo_tcp(stream: TcpStream) -> io::Result<()> {
-    while let Some(chunk) = stream.receive().await? {
-        stream.send(chunk).await?;
-    }
-    Ok(())
-}
-
-async fn echo_unix(stream: UnixStream) -> io::Result<()> {
+async fn echo<F: Family>(stream: Stream<F>) -> io::Result<()> {
     while let Some(chunk) = stream.receive().await? {
         stream.send(chunk).await?;
     }

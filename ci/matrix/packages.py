@@ -116,7 +116,7 @@ def kernel(suite, version, cache, refresh=False):
         return have[-1], have[-1].name.split("_", 1)[1]
     source = Suite(suite, cache)
     # Newer kernels are in two packages: one with a signature's paperwork, and `linux-binary` with the image itself.
-    package = source.newest(rf"^linux-(image|binary)-{re.escape(version)}[0-9.+a-z-]*-cloud-amd64$".replace("binary", "image"))
+    package = source.newest(rf"^linux-image-{re.escape(version)}[0-9.+a-z-]*-cloud-amd64$")
     full = package.removeprefix("linux-image-").removesuffix("-cloud-amd64")
     target = folder / f"{suite}_{full}"
     if not target.exists():

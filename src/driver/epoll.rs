@@ -27,6 +27,9 @@ const ALL_EVENTS: u32 = READ_EVENTS | WRITE_EVENTS | libc::EPOLLET as u32;
 const BELL: u64 = u64::MAX;
 /// The most events taken at a time.
 const EVENTS_MAX: usize = 1024;
+/// About as many completions are delivered at a time: those who wait for them answer while the sockets are still in
+/// the cache. The other events are kept for the next turns, without another `epoll_wait`.
+const COMPLETIONS_MAX: usize = 64;
 /// The most completions of one multishot operation in a turn; as many as the kernel's own (`MULTISHOT_MAX_RETRY`).
 const SHOTS_MAX: usize = 32;
 
@@ -102,6 +105,8 @@ impl Readiness {
 pub(crate) struct Epoll {
     epoll: epoll::Epoll,
     events: Vec<libc::epoll_event>,
+    /// The first of them that was not looked at.
+    next_event: usize,
     /// By descriptor.
     fds: Vec<Readiness>,
     /// Where an attempt is due without an event.
@@ -128,6 +133,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             events: Vec::with_capacity(EVENTS_MAX),
+            next_event: 0,
             fds: Vec::new(),
             due: VecDeque::new(),
             now: VecDeque::new(),
@@ -245,26 +251,30 @@ impl Epoll {
             let Some((fd, direction)) = self.due.pop_front() else { break };
             self.attempt(fd, direction, table, batch);
         }
-        let limit = match wait {
-            _ if !batch.is_empty() || !self.due.is_empty() || !self.now.is_empty() => Some(Duration::ZERO),
-            Wait::No => Some(Duration::ZERO),
-            Wait::Forever => None,
-            Wait::Until(at) => Some(at.saturating_duration_since(Instant::now())),
-        };
-        self.waits += 1;
-        let waited = self.epoll.wait(&mut self.events, limit);
-        match waited {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            other => other?,
+        if self.next_event == self.events.len() {
+            let limit = match wait {
+                _ if !batch.is_empty() || !self.due.is_empty() || !self.now.is_empty() => {
+                    Some(Duration::ZERO)
+                }
+                Wait::No => Some(Duration::ZERO),
+                Wait::Forever => None,
+                Wait::Until(at) => Some(at.saturating_duration_since(Instant::now())),
+            };
+            self.waits += 1;
+            self.next_event = 0;
+            match self.epoll.wait(&mut self.events, limit) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => other?,
+            }
         }
-        let events = std::mem::take(&mut self.events);
-        for event in &events {
-            let (flags, token) = (event.events, event.u64);
+        let enough = batch.len() + COMPLETIONS_MAX;
+        while self.next_event < self.events.len() && batch.len() < enough {
+            let (flags, token) = (self.events[self.next_event].events, self.events[self.next_event].u64);
+            self.next_event += 1;
             if token != BELL {
                 self.note(flags, token, table, batch);
             }
         }
-        self.events = events;
         Ok(())
     }
 
