@@ -17,6 +17,7 @@ mod op;
 mod runtime;
 pub mod signal;
 mod sys;
+pub mod thread;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{Busy, Cancelled, Closed, Failed, JoinError, TimedOut};

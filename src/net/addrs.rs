@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 
 use crate::driver::Driver;
@@ -106,7 +107,7 @@ pub(crate) async fn resolve(driver: &Rc<Driver>, addrs: Addrs) -> io::Result<Vec
                 let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
                 found.map_err(|e| io::Error::new(e.kind(), format!("cannot look up {host}: {e}")))
             };
-            op::run_in_pool(driver, look_up).await??
+            op::run_in_pool(driver, look_up).await?.unwrap_or_else(|panic| resume_unwind(panic))?
         }
         Addrs::Invalid(text) => {
             return Err(io::Error::new(

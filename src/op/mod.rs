@@ -201,12 +201,15 @@ impl Op for Run {
     }
 }
 
+/// What became of a function in the pool: it returned, it panicked, or it never ran.
+pub(crate) type PoolResult<T> = io::Result<std::thread::Result<T>>;
+
 /// Runs `function` in a thread of the pool. Dropping the future takes the job back if no thread has begun it; else it
 /// runs to its end, unheard.
 pub(crate) async fn run_in_pool<T: Send + 'static>(
     driver: &Rc<Driver>,
     function: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+) -> PoolResult<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let job = move || {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(function));
@@ -214,13 +217,9 @@ pub(crate) async fn run_in_pool<T: Send + 'static>(
         let _ = sender.send(outcome);
     };
     let (result, _) = Pending::new(driver, Run { job: Some(Box::new(job)) }).await;
-    match receiver.try_recv() {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(_) => {
-            Err(file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED)))
-        }
-    }
+    receiver.try_recv().map_err(|_| {
+        file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED))
+    })
 }
 
 /// The result of an operation: a count, or what the kernel said.

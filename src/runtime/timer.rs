@@ -1,7 +1,7 @@
 //! The timers of a loop: a heap of deadlines, four children to a node, whose entries know their places.
 //!
 //! Inserting and cancelling are O(log n), and O(1) for the usual case, a deadline later than most. A million timers
-//! take about 60 MB. Equal deadlines fire in the order in which they were made.
+//! take about 70 MB. Equal deadlines fire in the order in which they were made.
 
 use std::task::Waker;
 use std::time::Instant;
