@@ -183,6 +183,8 @@ impl EventLoop {
         impl Drop for Running<'_> {
             fn drop(&mut self) {
                 self.0.running.set(false);
+                // A stop ends the run it was meant for, never the next one.
+                self.0.stopping.set(false);
             }
         }
         core.running.set(true);
@@ -195,7 +197,7 @@ impl EventLoop {
             if core.take_main_woken() {
                 done = main();
             }
-            if core.stopping.replace(false) {
+            if core.stopping.get() {
                 break;
             }
         }
