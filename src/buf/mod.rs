@@ -17,7 +17,8 @@ use bytes::{Bytes, BytesMut};
 ///
 /// # Safety
 /// `as_ptr` and `len` stay the same while the value is moved, and the bytes stay initialised and unchanged for as
-/// long as nobody calls a method that takes `&mut self`.
+/// long as nobody calls a method that takes `&mut self`. The methods do not panic and do not use this crate: they are
+/// called while an operation is being submitted or completed.
 pub unsafe trait IoBuf: 'static {
     /// The address of the first byte.
     fn as_ptr(&self) -> *const u8;

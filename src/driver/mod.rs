@@ -19,8 +19,10 @@
 //!
 //! Each rule has a test that bears its name in `uring-tests/contract.rs`.
 
+mod aftermath;
 pub(crate) mod alarm;
 pub(crate) mod blocking;
+mod close;
 pub(crate) mod control;
 mod epoll;
 mod metrics;
@@ -35,19 +37,20 @@ pub use report::{DriverChoice, DriverKind, DriverReport};
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
 
 use crate::buf::{BufferId, Pool};
 use crate::sys::fork;
+pub(crate) use aftermath::Aftermath;
+use aftermath::Panics;
 use alarm::Alarm;
 use blocking::{Call, Inbox};
+pub(crate) use close::Close;
 pub(crate) use pending::Pending;
 pub(crate) use probe::Features;
 pub(crate) use table::Key;
@@ -124,9 +127,6 @@ pub(crate) enum Step {
     Done(i32),
 }
 
-/// Wakers to be called when no state is borrowed any more (C14).
-pub(crate) type Wakers = Vec<Waker>;
-
 /// One request to the kernel, described once, with both faces side by side.
 ///
 /// It lives in the in-flight table from submission to final completion and does not move there, so it may hand out
@@ -149,14 +149,14 @@ pub(crate) trait Op: 'static {
     }
 
     /// A completion came.
-    fn complete(&mut self, answer: Answer, wakers: &mut Wakers) -> Step {
-        let _ = wakers;
+    fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
+        let _ = after;
         Step::Done(answer.result)
     }
 
     /// It ended with `result`, and no future will fetch that: its resource takes what it brought.
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
-        let _ = (result, wakers);
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
+        let _ = (result, after);
     }
 
     /// Whether dropping the future that waits for it asks to cancel it. If not, it goes on unwatched.
@@ -201,7 +201,7 @@ pub(crate) struct Driver {
     alarm: &'static Alarm,
     /// Reused from turn to turn.
     batch: Cell<Vec<(Key, Answer)>>,
-    wakers: Cell<Wakers>,
+    after: Cell<Aftermath>,
     closed: Cell<bool>,
     forks: u32,
     completions: Cell<u64>,
@@ -232,7 +232,7 @@ impl Driver {
             inbox,
             alarm,
             batch: Cell::default(),
-            wakers: Cell::default(),
+            after: Cell::default(),
             closed: Cell::new(false),
             forks: fork::generation(),
             completions: Cell::new(0),
@@ -317,9 +317,9 @@ impl Driver {
     }
 
     fn end_after_close(&self, key: Key) {
-        let mut wakers = Wakers::new();
-        self.table.finish(key, -libc::ECANCELED, &mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        let mut after = Aftermath::default();
+        self.table.finish(key, -libc::ECANCELED, &mut after);
+        after.run();
     }
 
     /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
@@ -344,12 +344,9 @@ impl Driver {
             }
             match attempt {
                 Attempt::Complete(answer) => {
-                    let mut wakers = Wakers::new();
-                    let step = op.complete(answer, &mut wakers);
-                    debug_assert!(
-                        wakers.is_empty(),
-                        "an operation that a future waits for wakes nobody (C2)"
-                    );
+                    let mut after = Aftermath::default();
+                    let step = op.complete(answer, &mut after);
+                    debug_assert!(after.is_empty(), "an operation that a future waits for wakes nobody (C2)");
                     if let Step::Done(result) = step {
                         return Some(result);
                     }
@@ -385,22 +382,17 @@ impl Driver {
             drop(fd);
             return;
         }
-        let fd = fd.into_raw_fd();
-        let done = match &mut *self.backend.borrow_mut() {
-            Backend::Uring(uring) => {
-                uring.close(fd, lingers);
-                true
-            }
-            Backend::Epoll(epoll) => {
-                epoll.forget(fd);
-                !lingers && {
-                    crate::sys::file::close(fd);
-                    true
-                }
-            }
-        };
-        if !done {
-            self.submit_detached(ClosePooled { fd });
+        let number = fd.as_raw_fd();
+        if let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut() {
+            epoll.forget(number);
+        }
+        if lingers {
+            self.submit_detached(Close::new(fd, true));
+            return;
+        }
+        match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => uring.close(fd.into_raw_fd()),
+            Backend::Epoll(_) => drop(fd),
         }
     }
 
@@ -440,36 +432,35 @@ impl Driver {
         polled
     }
 
-    /// C14: nothing of the driver is borrowed here but the one operation that completes.
+    /// C14: nothing of the driver is borrowed here but the one operation that completes. A panic of the program's code
+    /// (a destructor, a foreign waker) goes on when everything was delivered.
     fn deliver(&self, batch: &mut Vec<(Key, Answer)>) {
-        let mut wakers = self.wakers.take();
+        let mut after = self.after.take();
+        let mut panics = Panics::default();
         self.completions.set(self.completions.get() + batch.len() as u64);
-        for (key, mut answer) in batch.drain(..) {
-            if answer.is_interruption() {
-                if !self.table.is_cancel_asked(key) {
-                    self.submit(key);
-                    continue;
-                }
-                answer.result = -libc::ECANCELED;
-            }
-            match self.table.with(key, |op| op.complete(answer, &mut wakers)) {
-                Some(Step::Again) if self.table.is_cancel_asked(key) => {
-                    self.table.finish(key, -libc::ECANCELED, &mut wakers);
-                }
-                Some(Step::Again) => self.submit(key),
-                Some(Step::Done(result)) => self.table.finish(key, result, &mut wakers),
-                Some(Step::Stop) => self.cancel(key),
-                Some(Step::More) | None => {}
-            }
+        for (key, answer) in batch.drain(..) {
+            panics.catch(|| self.deliver_one(key, answer, &mut after));
         }
-        // Foreign wakers run foreign code, and one that panics must not cost the others their wake-up.
-        let mut panic = None;
-        for waker in wakers.drain(..) {
-            panic = catch_unwind(AssertUnwindSafe(|| waker.wake())).err().or(panic);
+        panics.catch(|| after.run());
+        self.after.set(after);
+        panics.resume();
+    }
+
+    fn deliver_one(&self, key: Key, mut answer: Answer, after: &mut Aftermath) {
+        if answer.is_interruption() {
+            if !self.table.is_cancel_asked(key) {
+                return self.submit(key);
+            }
+            answer.result = -libc::ECANCELED;
         }
-        self.wakers.set(wakers);
-        if let Some(panic) = panic {
-            resume_unwind(panic);
+        match self.table.with(key, |op| op.complete(answer, after)) {
+            Some(Step::Again) if self.table.is_cancel_asked(key) => {
+                self.table.finish(key, -libc::ECANCELED, after);
+            }
+            Some(Step::Again) => self.submit(key),
+            Some(Step::Done(result)) => self.table.finish(key, result, after),
+            Some(Step::Stop) => self.cancel(key),
+            Some(Step::More) | None => {}
         }
     }
 
@@ -490,6 +481,8 @@ impl Driver {
         if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
             uring.cancel_all(limit);
         }
+        // A panic of the program's destructors must not keep the rest from being drained; the panic hook told of it.
+        let mut panics = Panics::default();
         loop {
             // Completions may have led to new operations (a close, the rest of a send), so they are asked each time.
             for key in self.table.keys() {
@@ -503,7 +496,9 @@ impl Driver {
                 break;
             }
             let soon = Instant::now() + Duration::from_millis(20);
-            if self.poll(Wait::Until(soon.min(end))).is_err() {
+            let mut polled = Ok(());
+            panics.catch(|| polled = self.poll(Wait::Until(soon.min(end))));
+            if polled.is_err() {
                 break;
             }
         }
@@ -522,40 +517,21 @@ impl Driver {
 }
 
 impl Drop for Driver {
+    /// `shut_down` comes first. Should it have been skipped, nothing is freed that the kernel may still write to (C12).
+    #[allow(clippy::mem_forget, reason = "leaked on purpose")]
     fn drop(&mut self) {
-        debug_assert_eq!(
-            self.table.in_flight(),
-            0,
-            "a driver with operations in flight is leaked, not dropped"
-        );
+        if self.table.in_flight() > 0 {
+            std::mem::forget(std::mem::replace(&mut self.table, Table::new()));
+            std::mem::forget(self.pool.clone());
+            if let Backend::Uring(uring) = self.backend.get_mut() {
+                uring.leak();
+            }
+        }
     }
 }
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver").field("in_flight", &self.in_flight()).finish_non_exhaustive()
-    }
-}
-
-/// close(2) of what may block there, on the epoll driver.
-struct ClosePooled {
-    fd: i32,
-}
-
-impl Op for ClosePooled {
-    fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        None
-    }
-
-    fn route(&self) -> Route {
-        Route::Pool
-    }
-
-    fn call(&mut self) -> Call {
-        Call::Close { fd: self.fd }
-    }
-
-    fn is_cancelled_by_drop(&self) -> bool {
-        false
     }
 }

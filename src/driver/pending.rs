@@ -8,10 +8,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use crate::driver::table::State;
-use crate::driver::{Driver, Key, Op, Wakers};
+use crate::driver::{Aftermath, Driver, Key, Op};
 
 /// Waits for the result of one operation; gives the operation back with it.
 ///
@@ -87,10 +87,10 @@ impl<O: Op> Drop for Pending<O> {
             State::Done => {
                 // SAFETY: this future inserted it as an `O`, and it is done.
                 let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
-                let mut wakers = Wakers::new();
-                op.settle(result, &mut wakers);
+                let mut after = Aftermath::default();
+                op.settle(result, &mut after);
                 drop(op);
-                wakers.into_iter().for_each(Waker::wake);
+                after.run();
             }
             State::Attached => {
                 let cancels = self.driver.table.with(key, |op| op.is_cancelled_by_drop());

@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::task::Waker;
 
-use crate::driver::{Op, Wakers};
+use crate::driver::{Aftermath, Op};
 
 /// Slots per page.
 const PAGE: usize = 64;
@@ -184,17 +184,17 @@ impl Table {
     }
 
     /// The final completion came. Wakes the future of an attached operation.
-    pub(crate) fn finish(&self, key: Key, result: i32, wakers: &mut Wakers) {
+    pub(crate) fn finish(&self, key: Key, result: i32, after: &mut Aftermath) {
         let Some(slot) = self.live(key) else { return };
         self.in_flight.set(self.in_flight.get() - 1);
         match slot.state.get() {
             State::Attached => {
                 slot.result.set(result);
                 slot.state.set(State::Done);
-                wakers.extend(slot.waker.take());
+                after.wake(slot.waker.take());
             }
             State::Detached => {
-                self.with(key, |op| op.settle(result, wakers));
+                self.with(key, |op| op.settle(result, after));
                 self.remove(key);
             }
             State::Free | State::Done => unreachable!("a second final completion"),
@@ -237,8 +237,16 @@ impl Table {
 
     /// Drops an operation that nobody waits for any more, after its final completion.
     pub(crate) fn remove(&self, key: Key) {
+        /// Frees the slot, whatever the destructor of the operation does.
+        struct Free<'a>(&'a Table, Key);
+        impl Drop for Free<'_> {
+            fn drop(&mut self) {
+                self.0.free(self.1);
+            }
+        }
         let Some(slot) = self.live(key) else { return };
-        let waker = slot.waker.take();
+        let _free = Free(self, key);
+        drop(slot.waker.take());
         if let Some(op) = slot.op.take() {
             if slot.is_in_storage(op) {
                 // SAFETY: `op` points to a live operation in the storage, and nobody else has a pointer to it now.
@@ -248,8 +256,6 @@ impl Table {
                 drop(unsafe { Box::from_raw(op.as_ptr()) });
             }
         }
-        self.free(key);
-        drop(waker);
     }
 
     fn free(&self, key: Key) {

@@ -153,10 +153,10 @@ impl Uring {
         }
     }
 
-    /// Closes a descriptor that no operation uses any more. `lingers`: not in the enter, since it may block.
-    pub(crate) fn close(&mut self, fd: RawFd, lingers: bool) {
+    /// Closes a descriptor that no operation uses any more, within the next enter.
+    pub(crate) fn close(&mut self, fd: RawFd) {
         let entry = self.ignored(opcode::Close::new(Fd(fd)).build());
-        self.push(if lingers { entry.flags(Flags::ASYNC) } else { entry });
+        self.push(entry);
     }
 
     fn arm_bell(&mut self) {
@@ -317,6 +317,14 @@ impl Uring {
             drop(buffers);
         }
         drop(ring);
+    }
+
+    /// Gives up everything that the kernel may still use.
+    #[allow(clippy::mem_forget, reason = "leaked on purpose")]
+    pub(crate) fn leak(&mut self) {
+        std::mem::forget(self.ring.take());
+        std::mem::forget(std::mem::take(&mut self.bell_count));
+        std::mem::forget(std::mem::replace(&mut self.timespec, Box::new(Timespec::new())));
     }
 }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::driver::{Driver, Key, Wakers, control};
+use crate::driver::{Aftermath, Driver, Key, control};
 use crate::error::Closed;
 use crate::net::Family;
 use crate::net::stream::Stream;
@@ -107,8 +107,8 @@ impl Shared {
         Poll::Pending
     }
 
-    fn wake_one(&self, wakers: &mut Wakers) {
-        wakers.extend(self.waiting.borrow_mut().pop_front());
+    fn wake_one(&self, after: &mut Aftermath) {
+        after.wake(self.waiting.borrow_mut().pop_front());
     }
 }
 
@@ -138,17 +138,17 @@ impl AcceptTarget for Shared {
         &self.descriptor
     }
 
-    fn accepted(&self, connection: OwnedFd, wakers: &mut Wakers) -> bool {
+    fn accepted(&self, connection: OwnedFd, after: &mut Aftermath) -> bool {
         if self.closed.get() {
             drop(connection); // nobody is left to serve it
             return true;
         }
         self.ready.borrow_mut().push_back(connection);
-        self.wake_one(wakers);
+        self.wake_one(after);
         self.ready.borrow().len() >= READY_MARK
     }
 
-    fn accept_over(&self, result: i32, wakers: &mut Wakers) {
+    fn accept_over(&self, result: i32, after: &mut Aftermath) {
         self.accepting.set(Accepting::Idle);
         let errno = -result;
         let stopped = errno == libc::ECANCELED && !self.descriptor.driver().is_closed();
@@ -156,7 +156,7 @@ impl AcceptTarget for Shared {
             self.error.set(Some(errno));
         }
         // All who wait ask again: one gets the error, the next arms again.
-        wakers.extend(self.waiting.borrow_mut().drain(..));
+        after.wake(self.waiting.borrow_mut().drain(..));
     }
 }
 
@@ -335,19 +335,19 @@ impl<F: Family> Drop for Accept<'_, F> {
         let shared = &self.listener.shared;
         let before = shared.waiting.borrow().len();
         shared.waiting.borrow_mut().retain(|other| !other.will_wake(&waker));
-        let mut wakers = Wakers::new();
+        let mut after = Aftermath::default();
         if shared.waiting.borrow().len() < before {
             // Another future of the same task may have relied on the same entry: it asks again.
-            wakers.push(waker);
+            after.wake([waker]);
         } else if !shared.ready.borrow().is_empty() {
             // The wake-up was meant for a connection, which somebody else can take.
-            shared.wake_one(&mut wakers);
+            shared.wake_one(&mut after);
         }
         if shared.accepting.get() == Accepting::Idle {
             // It may have been the one to arm again, after an error or a pause.
-            shared.wake_one(&mut wakers);
+            shared.wake_one(&mut after);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        after.run();
     }
 }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::driver::{Key, Pending, Wakers};
+use crate::driver::{Aftermath, Key, Pending};
 use crate::error::Failed;
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
@@ -54,18 +54,24 @@ impl Outbound {
         self.bytes.get()
     }
 
-    /// Drops everything that has not begun.
-    pub(crate) fn clear(&self) {
+    /// Drops everything that has not begun; who waits hears of it.
+    fn give_up(&self, after: &mut Aftermath) {
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
-        let mut wakers = std::mem::take(&mut *self.flushing.borrow_mut());
         self.bytes.set(0);
-        for item in &queue {
-            if let Item::Turn(ticket) = item {
-                wakers.extend(ticket.waiter.take());
+        for item in queue {
+            match item {
+                Item::Bytes(bytes) => after.discard([bytes]),
+                Item::Turn(ticket) => after.wake(ticket.waiter.take()),
             }
         }
-        drop(queue);
-        wakers.into_iter().for_each(Waker::wake);
+        after.wake(self.flushing.borrow_mut().drain(..));
+    }
+
+    /// The stream is closed.
+    pub(crate) fn clear(&self) {
+        let mut after = Aftermath::default();
+        self.give_up(&mut after);
+        after.run();
     }
 }
 
@@ -76,9 +82,9 @@ pub(crate) struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut wakers = Wakers::new();
-        self.shared.next_turn(&mut wakers);
-        wakers.into_iter().for_each(Waker::wake);
+        let mut after = Aftermath::default();
+        self.shared.next_turn(&mut after);
+        after.run();
     }
 }
 
@@ -216,7 +222,7 @@ impl Shared {
     }
 
     /// The turn is free: the next one gets it.
-    fn next_turn(&self, wakers: &mut Wakers) {
+    fn next_turn(&self, after: &mut Aftermath) {
         self.outbound.busy.set(false);
         self.outbound.in_flight.set(None);
         let mut batch: Option<Box<Batch>> = None;
@@ -233,7 +239,7 @@ impl Shared {
                     if let Some(Item::Turn(ticket)) = queue.pop_front() {
                         self.outbound.busy.set(true);
                         ticket.granted.set(true);
-                        wakers.extend(ticket.waiter.take());
+                        after.wake(ticket.waiter.take());
                     }
                     return;
                 }
@@ -268,9 +274,9 @@ impl Shared {
             self.outbound.bytes.set(self.outbound.bytes.get() + bytes.len());
             self.outbound.queue.borrow_mut().push_back(Item::Bytes(bytes));
             if !self.outbound.busy.get() {
-                let mut wakers = Wakers::new();
-                self.next_turn(&mut wakers);
-                debug_assert!(wakers.is_empty(), "nobody waits for a turn that is free");
+                let mut after = Aftermath::default();
+                self.next_turn(&mut after);
+                debug_assert!(after.is_empty(), "nobody waits for a turn that is free");
             }
         }
         Ok(self.outbound.bytes.get())
@@ -307,29 +313,23 @@ impl SendTarget for Shared {
         &self.descriptor
     }
 
-    fn send_over(&self, result: i32, wakers: &mut Wakers) {
+    fn send_over(&self, result: i32, after: &mut Aftermath) {
         if result < 0 {
             self.fail_send(-result);
         }
-        self.next_turn(wakers);
+        self.next_turn(after);
     }
 
-    fn batch_over(&self, mut batch: Box<Batch>, result: i32, wakers: &mut Wakers) {
+    fn batch_over(&self, mut batch: Box<Batch>, result: i32, after: &mut Aftermath) {
         let bytes: usize = batch.owners.iter().map(Bytes::len).sum();
         self.outbound.bytes.set(self.outbound.bytes.get().saturating_sub(bytes));
-        batch.clear();
+        after.discard(batch.owners.drain(..));
         self.outbound.spare.set(Some(batch));
         if result < 0 {
             self.fail_send(-result);
-            let queue = std::mem::take(&mut *self.outbound.queue.borrow_mut());
-            self.outbound.bytes.set(0);
-            for item in &queue {
-                if let Item::Turn(ticket) = item {
-                    wakers.extend(ticket.waiter.take());
-                }
-            }
+            self.outbound.give_up(after);
         }
-        wakers.append(&mut self.outbound.flushing.borrow_mut());
-        self.next_turn(wakers);
+        after.wake(self.outbound.flushing.borrow_mut().drain(..));
+        self.next_turn(after);
     }
 }

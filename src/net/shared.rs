@@ -7,10 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use crate::buf::{Chunk, IoBufMut, Starved};
-use crate::driver::{Driver, Key, Pending, Wakers};
+use crate::driver::{Aftermath, Driver, Key, Pending};
 use crate::error::{Busy, Closed, Failed};
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
@@ -284,8 +284,8 @@ impl Shared {
         self.closed.get() || self.inbound_bytes.get() >= INBOUND_MARK
     }
 
-    fn wake_receiver(&self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.receiver.take());
+    fn wake_receiver(&self, after: &mut Aftermath) {
+        after.wake(self.receiver.take());
     }
 }
 
@@ -303,16 +303,16 @@ impl ReceiveTarget for Shared {
         &self.descriptor
     }
 
-    fn received(&self, chunk: Chunk, wakers: &mut Wakers) -> bool {
+    fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool {
         if self.closed.get() {
             return true; // nobody is left to take it
         }
         self.put_last(chunk);
-        self.wake_receiver(wakers);
+        self.wake_receiver(after);
         self.has_enough()
     }
 
-    fn receive_over(&self, result: i32, wakers: &mut Wakers) {
+    fn receive_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
         match result {
             0 => self.end.set(End::Eof),
@@ -329,19 +329,19 @@ impl ReceiveTarget for Shared {
             errno => self.end.set(End::Failed(-errno)),
         }
         // Whoever waits asks again, which arms again.
-        self.wake_receiver(wakers);
+        self.wake_receiver(after);
     }
 
-    fn unclaimed(&self, bytes: &[u8], wakers: &mut Wakers) {
+    fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath) {
         if !self.closed.get() {
             self.put_first(Chunk::heap(bytes.to_vec()));
-            self.wake_receiver(wakers);
+            self.wake_receiver(after);
         }
     }
 
-    fn receive_into_over(&self, wakers: &mut Wakers) {
+    fn receive_into_over(&self, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
-        self.wake_receiver(wakers);
+        self.wake_receiver(after);
     }
 }
 

@@ -15,7 +15,7 @@ use io_uring::types::Fd;
 
 use crate::buf::{IoBuf, IoBufMut};
 use crate::driver::blocking::Call;
-use crate::driver::{Answer, Features, Op, Route, Step, Wakers};
+use crate::driver::{Aftermath, Answer, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::sys::file;
 
@@ -55,7 +55,7 @@ impl Op for Open {
         Call::Open { path: self.path.as_ptr(), flags: self.flags, mode: self.mode }
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         if answer.result >= 0 {
             // Owned from here on (C8): if nobody fetches the operation, dropping it closes the file.
             self.opened = Some(file::own(answer.result));
@@ -100,7 +100,7 @@ impl<B: IoBufMut> Op for ReadAt<B> {
         Call::Read { fd, address, len, offset: self.offset }
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         if let Ok(count) = usize::try_from(answer.result) {
             // SAFETY: the kernel initialised `count` bytes, at most the capacity.
             unsafe { self.buf.set_len(count) };
@@ -188,7 +188,7 @@ impl Op for Stat {
         let fd = self.file.as_ref().map_or(libc::AT_FDCWD, |file| file.number());
         Call::Stat { fd, path: self.path.as_ptr(), flags: self.flags, to: self.found.as_mut_ptr() }
     }
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         self.succeeded = answer.result >= 0;
         Step::Done(answer.result)
     }

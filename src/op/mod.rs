@@ -21,7 +21,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::driver::blocking::Call;
-use crate::driver::{Answer, Attempt, Driver, Features, Op, Pending, Route};
+use crate::driver::{Answer, Attempt, Close, Driver, Features, Op, Pending, Route};
 use crate::error::Closed;
 use crate::sys::{file, socket};
 
@@ -69,9 +69,7 @@ impl Descriptor {
 
     /// Closes the descriptor and says how that went. Call it when no operation uses it.
     pub(crate) fn close(&self) -> impl Future<Output = io::Result<()>> + use<> {
-        let pending = self
-            .take()
-            .map(|fd| Pending::new(&self.driver, Close { fd: Some(fd), lingers: self.lingers.get() }));
+        let pending = self.take().map(|fd| Pending::new(&self.driver, Close::new(fd, self.lingers.get())));
         async move {
             match pending {
                 Some(pending) => file::result(pending.await.0).map(drop),
@@ -92,42 +90,6 @@ impl Drop for Descriptor {
 impl fmt::Debug for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Descriptor({})", self.number)
-    }
-}
-
-/// Closes a descriptor: `IORING_OP_CLOSE` (5.6).
-struct Close {
-    /// Ours until the kernel has it.
-    fd: Option<OwnedFd>,
-    lingers: bool,
-}
-
-impl Close {
-    fn release(&mut self) -> RawFd {
-        self.fd.take().map_or(-1, std::os::fd::IntoRawFd::into_raw_fd)
-    }
-}
-
-impl Op for Close {
-    fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let entry = opcode::Close::new(Fd(self.release())).build();
-        Some(if self.lingers { entry.flags(io_uring::squeue::Flags::ASYNC) } else { entry })
-    }
-
-    fn route(&self) -> Route {
-        if self.lingers { Route::Pool } else { Route::Now }
-    }
-
-    fn attempt(&mut self) -> Attempt {
-        Attempt::Complete(Answer::once(file::close(self.release())))
-    }
-
-    fn call(&mut self) -> Call {
-        Call::Close { fd: self.release() }
-    }
-
-    fn is_cancelled_by_drop(&self) -> bool {
-        false
     }
 }
 

@@ -1,4 +1,4 @@
-//! Wakers without a count: loop, slot and generation in one word, so that cloning and dropping one costs nothing.
+//! Aftermath without a count: loop, slot and generation in one word, so that cloning and dropping one costs nothing.
 #![allow(unsafe_code)]
 //!
 //! # Safety

@@ -7,7 +7,7 @@ use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
-use crate::driver::{Answer, Attempt, Features, Op, Route, Step, Wakers};
+use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::sys::{file, socket};
 
@@ -15,9 +15,9 @@ use crate::sys::{file, socket};
 pub(crate) trait AcceptTarget: 'static {
     fn descriptor(&self) -> &Descriptor;
     /// A connection came. Returns whether that is enough for now.
-    fn accepted(&self, connection: OwnedFd, wakers: &mut Wakers) -> bool;
+    fn accepted(&self, connection: OwnedFd, after: &mut Aftermath) -> bool;
     /// The accept ended: with an error, or because it was stopped (-ECANCELED).
-    fn accept_over(&self, result: i32, wakers: &mut Wakers);
+    fn accept_over(&self, result: i32, after: &mut Aftermath);
 }
 
 /// Accepts connections one after the other: multishot `IORING_OP_ACCEPT` (5.19), one by one before that.
@@ -57,11 +57,11 @@ impl<T: AcceptTarget> Op for AcceptMulti<T> {
         }
     }
 
-    fn complete(&mut self, answer: Answer, wakers: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
         if answer.result < 0 {
             return Step::Done(answer.result);
         }
-        let enough = self.target.accepted(file::own(answer.result), wakers);
+        let enough = self.target.accepted(file::own(answer.result), after);
         match (answer.more, enough) {
             (true, false) => Step::More,
             (true, true) => Step::Stop,
@@ -70,7 +70,7 @@ impl<T: AcceptTarget> Op for AcceptMulti<T> {
         }
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
-        self.target.accept_over(result, wakers);
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
+        self.target.accept_over(result, after);
     }
 }

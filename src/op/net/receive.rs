@@ -12,7 +12,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::buf::{Chunk, IoBufMut, Pool};
-use crate::driver::{Answer, Attempt, Features, Op, Route, Step, Wakers};
+use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::op::net::LEN_MAX;
 use crate::sys::socket;
@@ -26,14 +26,14 @@ const SPARE_SIZE: usize = 4096;
 pub(crate) trait ReceiveTarget: 'static {
     fn descriptor(&self) -> &Descriptor;
     /// Bytes came. Returns whether that is enough for now.
-    fn received(&self, chunk: Chunk, wakers: &mut Wakers) -> bool;
+    fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool;
     /// The receive ended: 0 at the end of the stream, -ENOBUFS for want of buffers, -ECANCELED because it was
     /// stopped, `SHOTS_OVER` because the kernel wants it armed anew; or with an error.
-    fn receive_over(&self, result: i32, wakers: &mut Wakers);
+    fn receive_over(&self, result: i32, after: &mut Aftermath);
     /// Bytes that a receive into a buffer of its own brought, and that nobody fetched: the next to be received.
-    fn unclaimed(&self, bytes: &[u8], wakers: &mut Wakers);
+    fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath);
     /// A receive into a buffer of its own is over.
-    fn receive_into_over(&self, wakers: &mut Wakers);
+    fn receive_into_over(&self, after: &mut Aftermath);
 }
 
 /// The result of a multishot receive that ended with data: arm it again.
@@ -161,7 +161,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         Attempt::Complete(Answer { result, buffer: id, more: true, drained })
     }
 
-    fn complete(&mut self, answer: Answer, wakers: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
         let is_epoll = self.target.descriptor().driver().wants_nonblocking();
         if self.stage == ReceiveStage::Poll && !is_epoll {
             if answer.result < 0 {
@@ -175,7 +175,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             return Step::Done(answer.result);
         };
         let chunk = self.chunk(&answer, count);
-        let enough = self.target.received(chunk, wakers);
+        let enough = self.target.received(chunk, after);
         match (self.stage, answer.more) {
             (_, true) if enough => Step::Stop,
             (_, true) => Step::More,
@@ -189,8 +189,8 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         }
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
-        self.target.receive_over(result, wakers);
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
+        self.target.receive_over(result, after);
     }
 }
 
@@ -237,7 +237,7 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
         }
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         if let Ok(count) = usize::try_from(answer.result) {
             // SAFETY: the kernel initialised `count` bytes, at most the capacity.
             unsafe { self.buf.set_len(count) };
@@ -245,12 +245,12 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
         Step::Done(answer.result)
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
         if let Ok(count @ 1..) = usize::try_from(result) {
             // SAFETY: the kernel initialised `count` bytes of the buffer, which is still ours.
             let bytes = unsafe { std::slice::from_raw_parts(self.buf.as_ptr(), count) };
-            self.target.unclaimed(bytes, wakers);
+            self.target.unclaimed(bytes, after);
         }
-        self.target.receive_into_over(wakers);
+        self.target.receive_into_over(after);
     }
 }

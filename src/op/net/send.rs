@@ -13,7 +13,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::buf::IoBuf;
-use crate::driver::{Answer, Attempt, Features, Op, Route, Step, Wakers};
+use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::op::net::LEN_MAX;
 use crate::sys::socket;
@@ -22,9 +22,9 @@ use crate::sys::socket;
 pub(crate) trait SendTarget: 'static {
     fn descriptor(&self) -> &Descriptor;
     /// The send that had the turn is over, and no future of its own will say so.
-    fn send_over(&self, result: i32, wakers: &mut Wakers);
+    fn send_over(&self, result: i32, after: &mut Aftermath);
     /// The batch of queued bytes that had the turn is over.
-    fn batch_over(&self, batch: Box<Batch>, result: i32, wakers: &mut Wakers);
+    fn batch_over(&self, batch: Box<Batch>, result: i32, after: &mut Aftermath);
 }
 
 /// A send of the caller's own buffers.
@@ -83,14 +83,14 @@ impl<T: SendTarget, B: IoBuf> Op for SendAll<T, B> {
         Attempt::from_result(unsafe { socket::send(self.target.descriptor().number(), address, len) })
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
         self.sent += count;
         if self.sent < self.buf.len() && count > 0 { Step::Again } else { Step::Done(0) }
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
-        self.target.send_over(result, wakers);
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
+        self.target.send_over(result, after);
     }
 
     /// Half a message must not stay unsent: it goes on until the stream is closed.
@@ -134,10 +134,6 @@ impl Batch {
         for (part, owner) in self.parts.iter_mut().zip(&self.owners) {
             *part = libc::iovec { iov_base: owner.as_ptr().cast_mut().cast(), iov_len: owner.len() };
         }
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.owners.clear();
     }
 
     /// Notes that `sent` more bytes are gone; true if any are left.
@@ -184,14 +180,14 @@ impl<T: SendTarget> Op for SendBatch<T> {
         Attempt::from_result(unsafe { socket::sendmsg(fd, self.batch().message()) })
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
         if self.batch().advance(count) && count > 0 { Step::Again } else { Step::Done(0) }
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
         if let Some(batch) = self.batch.take() {
-            self.target.batch_over(batch, result, wakers);
+            self.target.batch_over(batch, result, after);
         }
     }
 }
@@ -244,7 +240,7 @@ impl<T: SendTarget, B: IoBuf> Op for SendVectored<T, B> {
         Attempt::from_result(unsafe { socket::sendmsg(fd, self.message()) })
     }
 
-    fn complete(&mut self, answer: Answer, _: &mut Wakers) -> Step {
+    fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
         self.sent += count;
         let skipped = skip(&mut self.parts[self.first..], count);
@@ -252,8 +248,8 @@ impl<T: SendTarget, B: IoBuf> Op for SendVectored<T, B> {
         if self.first < self.parts.len() && count > 0 { Step::Again } else { Step::Done(0) }
     }
 
-    fn settle(&mut self, result: i32, wakers: &mut Wakers) {
-        self.target.send_over(result, wakers);
+    fn settle(&mut self, result: i32, after: &mut Aftermath) {
+        self.target.send_over(result, after);
     }
 
     /// Half a message must not stay unsent, as for `SendAll`.
