@@ -7,6 +7,7 @@
 use std::env;
 use std::io;
 use std::io::Write;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
@@ -86,10 +87,31 @@ impl Features {
     }
 }
 
-/// The outcome for this process; asked of the kernel once.
-pub(crate) fn features() -> Result<&'static Features, &'static io::Error> {
-    static FOUND: OnceLock<Result<Features, io::Error>> = OnceLock::new();
-    FOUND.get_or_init(look).as_ref()
+/// The outcome for this process; asked of the kernel once, but for a passing lack of descriptors or memory, which is
+/// asked again.
+pub(crate) fn features() -> io::Result<&'static Features> {
+    /// The features, or the errno of a lasting refusal.
+    static FOUND: OnceLock<Result<Features, i32>> = OnceLock::new();
+    let outcome = match FOUND.get() {
+        Some(outcome) => outcome,
+        None => {
+            let looked = look();
+            match looked.map_err(|e| (e.raw_os_error(), e)) {
+                Ok(features) => FOUND.get_or_init(|| Ok(features)),
+                Err((Some(errno), e)) if is_passing(&e) => return Err(io::Error::from_raw_os_error(errno)),
+                Err((errno, _)) => FOUND.get_or_init(|| Err(errno.unwrap_or(libc::EIO))),
+            }
+        }
+    };
+    outcome.as_ref().map_err(|errno| io::Error::from_raw_os_error(*errno))
+}
+
+/// Whether trying again later may help.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::ENOBUFS)
+    )
 }
 
 /// The flag sets worth having, best first.
@@ -174,9 +196,17 @@ fn look() -> io::Result<Features> {
             .cancel_all(Duration::ZERO)
             .map_or_else(|e| e.raw_os_error() == Some(libc::ENOENT), |()| true),
     };
-    features.multishot_accept = try_multishot_accept(&mut ring, &probe);
-    features.multishot_receive = try_multishot_receive(&mut ring).unwrap_or(false);
+    features.multishot_accept = or_absent(try_multishot_accept(&mut ring, &probe))?;
+    features.multishot_receive = or_absent(try_multishot_receive(&mut ring))?;
     Ok(features.without(&unwanted()))
+}
+
+/// A trial that was refused says that the feature is absent; one that could not be made says nothing.
+fn or_absent(trial: io::Result<bool>) -> io::Result<bool> {
+    match trial {
+        Err(e) if is_passing(&e) => Err(e),
+        other => Ok(other.unwrap_or(false)),
+    }
 }
 
 /// Submits one operation and waits for its first completion.
@@ -197,14 +227,15 @@ fn one(ring: &mut Ring, entry: Entry) -> io::Result<Cqe> {
 
 /// An unconnected socket refuses to accept; which errno it is tells whether the flag was understood: before 5.19 the
 /// flag itself is refused, as an unknown one is (EINVAL), while a datagram socket's answer is EOPNOTSUPP.
-fn try_multishot_accept(ring: &mut Ring, probe: &Probe) -> bool {
-    let Ok(socket) =
-        std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))
-    else {
-        return probe.is_supported(opcode::Socket::CODE);
+fn try_multishot_accept(ring: &mut Ring, probe: &Probe) -> io::Result<bool> {
+    let socket = match UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0")) {
+        Ok(socket) => socket,
+        Err(e) if is_passing(&e) => return Err(e),
+        // No network here: the opcode that came with it tells.
+        Err(_) => return Ok(probe.is_supported(opcode::Socket::CODE)),
     };
     let entry = opcode::AcceptMulti::new(Fd(socket.as_raw_fd())).build();
-    one(ring, entry).is_ok_and(|cqe| cqe.result == -libc::EOPNOTSUPP)
+    Ok(one(ring, entry)?.result == -libc::EOPNOTSUPP)
 }
 
 /// Receives one byte from a socket pair through a buffer ring; it works if the kernel says that more may come.

@@ -127,8 +127,8 @@ pub(crate) fn choose<B>(
     let forced = choice == DriverChoice::IoUring;
     let features = match probe::features() {
         Ok(features) => features,
-        Err(error) if forced => return Err(refusal(error)),
-        Err(error) => return epoll(format!("no io_uring: {}", refusal(error)), None),
+        Err(error) if forced => return Err(refusal(&error)),
+        Err(error) => return epoll(format!("no io_uring: {}", refusal(&error)), None),
     };
     if let Some(missing) = features.missing() {
         let why = format!(
