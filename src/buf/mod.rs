@@ -33,7 +33,8 @@ pub unsafe trait IoBuf: 'static {
 /// An owned buffer that the kernel can write into.
 ///
 /// # Safety
-/// `as_mut_ptr` points to `capacity` bytes that nobody else uses; both stay the same while the value is moved.
+/// `as_mut_ptr` points to `capacity` bytes, at least as many as `len`, that nobody else uses; both stay the same while
+/// the value is moved.
 pub unsafe trait IoBufMut: IoBuf {
     /// The address of the first byte.
     fn as_mut_ptr(&mut self) -> *mut u8;
@@ -112,7 +113,13 @@ unsafe impl IoBufMut for Box<[u8]> {
 // SAFETY: as for `Vec<u8>`: the bytes are on the heap and only `&mut self` methods move them.
 unsafe impl IoBufMut for BytesMut {
     fn as_mut_ptr(&mut self) -> *mut u8 {
-        (**self).as_mut_ptr()
+        // By way of the spare capacity, since a pointer to the bytes that are there may be used for these only.
+        let len = BytesMut::len(self);
+        self.clear();
+        let address = self.spare_capacity_mut().as_mut_ptr().cast();
+        // SAFETY: so many were initialised before `clear`, which leaves them alone.
+        unsafe { BytesMut::set_len(self, len) };
+        address
     }
     fn capacity(&self) -> usize {
         BytesMut::capacity(self)

@@ -26,8 +26,8 @@ pub(crate) struct Taken {
 
 /// A socket that found no buffer and waits for one.
 pub(crate) trait Starved {
-    /// There are buffers again: arm the receive.
-    fn feed(self: Rc<Self>);
+    /// There are buffers again: arm the receive. False if it does not want one any more.
+    fn feed(self: Rc<Self>) -> bool;
 }
 
 struct Buffer {
@@ -213,8 +213,7 @@ impl Pool {
         let mut ready = self.ready.get();
         while ready > 0 {
             let Some(socket) = self.starved.borrow_mut().pop_front() else { break };
-            if let Some(socket) = socket.upgrade() {
-                socket.feed();
+            if socket.upgrade().is_some_and(|socket| socket.feed()) {
                 ready -= 1;
             }
         }

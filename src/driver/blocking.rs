@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::driver::alarm::Alarm;
 use crate::driver::table::Key;
-use crate::sys::file;
+use crate::sys::{file, fork};
 
 /// One call for a thread of the pool; its numbers and addresses are those of an operation in flight.
 pub(crate) enum Call {
@@ -66,7 +66,7 @@ impl Inbox {
         Arc::new(Self { results: Mutex::default(), filled: AtomicBool::new(false), alarm })
     }
 
-    fn deliver(&self, key: Key, result: i32) {
+    pub(crate) fn deliver(&self, key: Key, result: i32) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push((key, result));
         self.filled.store(true, Ordering::SeqCst);
         self.alarm.ring();
@@ -96,10 +96,12 @@ struct Shared {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// In which process the threads are.
+    forks: u32,
 }
 
 /// The threads are shared by all loops of the process and end when they had nothing to do for a while.
-static SHARED: Mutex<Shared> = Mutex::new(Shared { jobs: VecDeque::new(), threads: 0, idle: 0 });
+static SHARED: Mutex<Shared> = Mutex::new(Shared { jobs: VecDeque::new(), threads: 0, idle: 0, forks: 0 });
 static NEWS: Condvar = Condvar::new();
 
 /// The most threads at a time; further calls wait their turn.
@@ -107,7 +109,15 @@ const THREADS_MAX: usize = 64;
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
 fn lock() -> MutexGuard<'static, Shared> {
-    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let forks = fork::generation();
+    if shared.forks != forks {
+        // A forked child has none of the parent's threads, and must not do the parent's work.
+        #[allow(clippy::mem_forget, reason = "they belong to the parent")]
+        std::mem::forget(std::mem::take(&mut shared.jobs));
+        *shared = Shared { forks, ..Shared::default() };
+    }
+    shared
 }
 
 /// Hands `call` to a thread; its result arrives in `inbox` under `key`.
@@ -123,11 +133,17 @@ pub(crate) fn submit(key: Key, call: Call, inbox: &Arc<Inbox>) {
             Ok(_) => shared.threads += 1,
             // Out of threads: the ones there are will come to it. Without any, it fails instead of waiting for ever.
             Err(_) if shared.threads > 0 => {}
-            Err(error) => {
+            Err(_) => {
                 let job = shared.jobs.pop_back();
                 drop(shared);
                 if let Some(job) = job {
-                    job.inbox.deliver(job.key, -error.raw_os_error().unwrap_or(libc::EAGAIN));
+                    // The thread's EAGAIN never gets out (C6).
+                    let result = match job.call {
+                        // Better late than never, and better here than not at all.
+                        call @ Call::Close { .. } => call.make(),
+                        _ => -libc::ENOMEM,
+                    };
+                    job.inbox.deliver(job.key, result);
                 }
             }
         }

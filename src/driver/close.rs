@@ -42,8 +42,18 @@ impl Op for Close {
     }
 
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
-        // Cancelled before it began (a shutdown cancels everything): nobody else will close it now.
-        Step::Done(if answer.result == -libc::ECANCELED { file::close(self.fd) } else { answer.result })
+        Step::Done(match -answer.result {
+            // Cancelled before it began (a shutdown cancels everything): nobody else will close it now.
+            libc::ECANCELED => file::close(self.fd),
+            // Linux has closed the descriptor all the same.
+            libc::EINTR | 512..=516 => 0,
+            _ => answer.result,
+        })
+    }
+
+    /// The number may belong to somebody else by then.
+    fn may_repeat(&self) -> bool {
+        false
     }
 
     /// What is to be closed is closed, whoever waits for it.

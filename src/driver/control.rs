@@ -46,10 +46,10 @@ pub(crate) fn listen(address: &SockAddr, options: &ListenOptions, nonblocking: b
 }
 
 /// Makes a foreign socket fit for the driver.
-pub(crate) fn adopt(fd: &OwnedFd, nonblocking: bool) -> io::Result<()> {
+pub(crate) fn adopt(fd: &OwnedFd, nonblocking: Option<bool>) -> io::Result<()> {
     let socket = SockRef::from(fd);
     socket.set_cloexec(true)?;
-    socket.set_nonblocking(nonblocking)
+    nonblocking.map_or(Ok(()), |on| socket.set_nonblocking(on))
 }
 
 /// Two connected UNIX stream sockets.
@@ -58,8 +58,8 @@ pub(crate) fn pair(nonblocking: bool) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Whether a descriptor is a listening stream socket, and of which family.
-pub(crate) fn listening_domain(fd: &OwnedFd) -> io::Result<Option<Domain>> {
-    let socket = SockRef::from(fd);
+pub(crate) fn listening_domain(fd: impl AsFd) -> io::Result<Option<Domain>> {
+    let socket = SockRef::from(&fd);
     let listens = socket.is_listener()? && socket.r#type()? == Type::STREAM;
     Ok(if listens { Some(socket.domain()?) } else { None })
 }

@@ -76,12 +76,14 @@ struct Side {
     ready: bool,
     /// The peer ended or the socket failed: no more edges come, so it stays ready.
     ended: bool,
+    /// There was urgent data: a receive stops in front of it, and being short says nothing.
+    urgent: bool,
     queue: Queue,
 }
 
 impl Default for Side {
     fn default() -> Self {
-        Self { ready: true, ended: false, queue: Queue::default() }
+        Self { ready: true, ended: false, urgent: false, queue: Queue::default() }
     }
 }
 
@@ -168,8 +170,7 @@ impl Epoll {
     /// An attempt found `route` not ready.
     pub(crate) fn must_wait(&mut self, route: Route) {
         if let Some((fd, direction)) = place(route) {
-            let side = self.readiness(fd).side(direction);
-            side.ready = side.ended;
+            self.readiness(fd).side(direction).ready = false;
         }
     }
 
@@ -187,28 +188,22 @@ impl Epoll {
         let is_registered = readiness.registered;
         let side = readiness.side(direction);
         side.queue.push(key);
-        if !is_registered {
-            self.register(fd, direction);
-        } else if side.ready {
+        // A registration that fails is left to the attempt, which gives the true answer.
+        if is_registered && side.ready || !is_registered && self.register(fd).is_err() {
+            self.readiness(fd).side(direction).ready = true;
             self.due.push_back((fd, direction));
         }
     }
 
     /// The first event of a fresh registration tells what is ready, so nothing is tried in vain.
-    fn register(&mut self, fd: RawFd, direction: Direction) {
+    fn register(&mut self, fd: RawFd) -> io::Result<()> {
         let generation = self.readiness(fd).generation;
-        let token = u64::from(generation) << 32 | fd as u64;
-        let added = self.epoll.add(fd, ALL_EVENTS, token);
+        self.epoll.add(fd, ALL_EVENTS, u64::from(generation) << 32 | fd as u64)?;
         let readiness = self.readiness(fd);
-        if added.is_ok() {
-            readiness.registered = true;
-            readiness.read.ready = false;
-            readiness.write.ready = false;
-        } else {
-            // A regular file (EPERM), a bad descriptor, or no memory: the attempt gives the true answer.
-            readiness.side(direction).ready = true;
-            self.due.push_back((fd, direction));
-        }
+        readiness.registered = true;
+        readiness.read.ready = false;
+        readiness.write.ready = false;
+        Ok(())
     }
 
     /// Asks to cancel; the operation is answered at the next `poll`, unless its result is on its way already.
@@ -294,6 +289,7 @@ impl Epoll {
                 let side = self.readiness(fd).side(direction);
                 side.ready = true;
                 side.ended |= ended;
+                side.urgent |= events & libc::EPOLLPRI as u32 != 0;
                 self.attempt(fd, direction, table, batch);
             }
         }
@@ -323,15 +319,18 @@ impl Epoll {
                     if !answer.more {
                         side.queue.pop();
                     }
-                    side.ready = side.ended || !answer.drained;
+                    side.ready = side.ended || side.urgent || !answer.drained;
                     batch.push((key, answer));
                 }
                 Some(Attempt::Wait) => {
                     side.ready = false;
-                    if !self.readiness(fd).registered {
-                        self.register(fd, direction);
+                    if self.readiness(fd).registered {
+                        return;
                     }
-                    return;
+                    let Err(error) = self.register(fd) else { return };
+                    // It cannot be waited for: no memory, too many watches, or no such thing as readiness.
+                    self.readiness(fd).side(direction).queue.pop();
+                    batch.push((key, Answer::once(-error.raw_os_error().unwrap_or(libc::EIO))));
                 }
                 Some(Attempt::Later) => {
                     self.due.push_back((fd, direction));

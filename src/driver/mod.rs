@@ -55,6 +55,7 @@ pub(crate) use pending::Pending;
 pub(crate) use probe::Features;
 pub(crate) use table::Key;
 use table::Table;
+pub(crate) use uring::BUFFER_GROUP;
 
 /// Where an operation waits on the epoll driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,16 @@ pub(crate) trait Op: 'static {
         let _ = (result, after);
     }
 
+    /// Whether it has done nothing if it was interrupted, so that it is submitted again.
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
+    /// Whether a thread that is at it may be left alone: it uses nothing of the operation.
+    fn may_abandon(&self) -> bool {
+        false
+    }
+
     /// Whether dropping the future that waits for it asks to cancel it. If not, it goes on unwatched.
     fn is_cancelled_by_drop(&self) -> bool {
         true
@@ -194,7 +205,7 @@ pub(crate) struct Driver {
     table: Table,
     backend: RefCell<Backend>,
     features: Features,
-    report: DriverReport,
+    report: Arc<DriverReport>,
     nonblocking: bool,
     pool: Rc<Pool>,
     inbox: Arc<Inbox>,
@@ -227,7 +238,7 @@ impl Driver {
             backend: RefCell::new(backend),
             features,
             nonblocking: report.driver() == DriverKind::Epoll,
-            report,
+            report: Arc::new(report),
             pool,
             inbox,
             alarm,
@@ -239,7 +250,7 @@ impl Driver {
         }))
     }
 
-    pub(crate) fn report(&self) -> &DriverReport {
+    pub(crate) fn report(&self) -> &Arc<DriverReport> {
         &self.report
     }
 
@@ -265,6 +276,17 @@ impl Driver {
     /// Whether sockets have to be made non-blocking for this driver.
     pub(crate) fn wants_nonblocking(&self) -> bool {
         self.nonblocking
+    }
+
+    /// Makes a foreign socket fit for this driver. Its file may be shared with another process, so no more is changed
+    /// than must be.
+    pub(crate) fn adopt(&self, fd: &OwnedFd) -> io::Result<()> {
+        // A one-shot accept on a ring answers EAGAIN for a non-blocking listener instead of waiting.
+        let nonblocking = match self.nonblocking {
+            true => Some(true),
+            false => (!self.features.multishot_accept).then_some(false),
+        };
+        control::adopt(fd, nonblocking)
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
@@ -363,7 +385,11 @@ impl Driver {
             return;
         }
         if self.table.is_pooled(key) {
-            blocking::cancel(key, &self.inbox);
+            let taken_back = blocking::cancel(key, &self.inbox);
+            if !taken_back && self.table.with(key, |op| op.may_abandon()) == Some(true) {
+                // Its thread goes on without us; what it brings finds a stale key.
+                self.inbox.deliver(key, -libc::ECANCELED);
+            }
             return;
         }
         match &mut *self.backend.borrow_mut() {
@@ -447,7 +473,11 @@ impl Driver {
     }
 
     fn deliver_one(&self, key: Key, mut answer: Answer, after: &mut Aftermath) {
-        if answer.is_interruption() {
+        // The pool repeats an interrupted call by itself; and some operations must not be repeated.
+        if answer.is_interruption()
+            && !self.table.is_pooled(key)
+            && self.table.with(key, |op| op.may_repeat()) == Some(true)
+        {
             if !self.table.is_cancel_asked(key) {
                 return self.submit(key);
             }
@@ -497,6 +527,8 @@ impl Driver {
             }
             let soon = Instant::now() + Duration::from_millis(20);
             let mut polled = Ok(());
+            // Nobody else looks at the news any more, and with some unread the loop does not sleep.
+            self.alarm.take_news();
             panics.catch(|| polled = self.poll(Wait::Until(soon.min(end))));
             if polled.is_err() {
                 break;
@@ -505,7 +537,11 @@ impl Driver {
         self.closed.set(true);
         self.alarm.disarm();
         let left = self.table.in_flight();
-        if left > 0 {
+        let is_draining = match &*self.backend.borrow() {
+            Backend::Uring(uring) => uring.is_draining(),
+            Backend::Epoll(_) => false,
+        };
+        if left > 0 || is_draining {
             // The kernel, or a thread of the pool, may still write into what these operations own.
             #[allow(clippy::mem_forget, reason = "C12: this is the one place where memory is leaked")]
             std::mem::forget(self.clone());

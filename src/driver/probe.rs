@@ -67,10 +67,9 @@ impl Features {
 
     /// Names of features, and whether they are there.
     pub(crate) fn list(&self) -> Vec<(&'static str, bool)> {
-        vec![
+        let mut list = vec![
             ("SINGLE_ISSUER", self.setup.single_issuer),
             ("DEFER_TASKRUN", self.setup.defer_taskrun),
-            ("COOP_TASKRUN", self.setup.coop_taskrun),
             ("TASKRUN_FLAG", self.setup.taskrun_flag),
             ("SUBMIT_ALL", self.setup.submit_all),
             ("NO_SQARRAY", self.setup.no_sqarray),
@@ -83,7 +82,11 @@ impl Features {
             ("multishot receive", self.multishot_receive),
             ("lossless WAITALL", self.lossless_waitall),
             ("MSG_RING", self.msg_ring),
-        ]
+        ];
+        if !self.setup.defer_taskrun {
+            list.push(("COOP_TASKRUN", self.setup.coop_taskrun)); // its lesser substitute
+        }
+        list
     }
 }
 

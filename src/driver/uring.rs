@@ -191,15 +191,15 @@ impl Uring {
     /// Moves waiting entries into the submission queue; true if none is left.
     fn fill(&mut self) -> bool {
         let ring = self.ring.as_mut().expect("not closed");
-        while let Some(entry) = self.waiting_cancels.pop_front().or_else(|| self.waiting.pop_front()) {
-            // SAFETY: see the top of this file.
-            if !unsafe { ring.push(&entry) } {
-                let is_cancel = entry.get_user_data() == TAG_IGNORED;
-                let queue = if is_cancel { &mut self.waiting_cancels } else { &mut self.waiting };
-                queue.push_front(entry);
-                return false;
+        for queue in [&mut self.waiting_cancels, &mut self.waiting] {
+            while let Some(entry) = queue.front() {
+                // SAFETY: see the top of this file.
+                if !unsafe { ring.push(entry) } {
+                    return false;
+                }
+                self.submitted[entry.get_opcode() as usize % OPCODES] += 1;
+                queue.pop_front();
             }
-            self.submitted[entry.get_opcode() as usize % OPCODES] += 1;
         }
         true
     }

@@ -23,6 +23,8 @@ use crate::runtime::{Sleep, budget, core, sleep};
 /// Connections that a listener takes from the kernel before anybody asks; then accepting is stopped until they were
 /// taken, and the kernel's backlog holds the rest.
 const READY_MARK: usize = 256;
+/// The number of whoever uses the poll face.
+const POLL_FACE: u64 = 0;
 /// How long a listener waits after the process ran out of descriptors or memory; doubled each time, up to a limit.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
@@ -41,8 +43,9 @@ pub(crate) struct Shared {
     /// Running out of something: no accept before this is over.
     backoff: RefCell<Option<Sleep>>,
     backoff_next: Cell<Duration>,
-    /// Who waits, in order: each connection wakes one.
-    waiting: RefCell<VecDeque<Waker>>,
+    /// Who waits, in order, each with the number of its future: each connection wakes one.
+    waiting: RefCell<VecDeque<(u64, Waker)>>,
+    futures_made: Cell<u64>,
     closed: Cell<bool>,
     /// The socket was made here, so no other process listens on it.
     is_ours: bool,
@@ -63,11 +66,27 @@ impl Shared {
         }
     }
 
-    fn register(&self, cx: &Context<'_>) {
+    fn register(&self, future: u64, cx: &Context<'_>) {
+        let waker = cx.waker().clone(); // foreign code, so before the borrow
         let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push_back(cx.waker().clone());
-        }
+        let old = match waiting.iter_mut().find(|(other, _)| *other == future) {
+            Some((_, old)) => Some(std::mem::replace(old, waker)),
+            None => {
+                waiting.push_back((future, waker));
+                None
+            }
+        };
+        drop(waiting);
+        drop(old);
+    }
+
+    /// A future does not wait any more; false if it was woken.
+    fn unregister(&self, future: u64) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        let found = waiting.iter().position(|(other, _)| *other == future);
+        let entry = found.and_then(|at| waiting.remove(at));
+        drop(waiting);
+        entry.is_some()
     }
 
     /// Waits out the time after running out of descriptors or memory.
@@ -81,7 +100,7 @@ impl Shared {
         Poll::Ready(())
     }
 
-    fn poll_accept(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    fn poll_accept(self: &Rc<Self>, future: u64, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
         if self.closed.get() {
             return Poll::Ready(Err(Closed::new("the listener").into()));
         }
@@ -99,7 +118,7 @@ impl Shared {
             }
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        self.register(cx);
+        self.register(future, cx);
         std::task::ready!(self.poll_backoff(cx));
         if self.accepting.get() == Accepting::Idle {
             self.arm();
@@ -108,7 +127,7 @@ impl Shared {
     }
 
     fn wake_one(&self, after: &mut Aftermath) {
-        after.wake(self.waiting.borrow_mut().pop_front());
+        after.wake(self.waiting.borrow_mut().pop_front().map(|(_, waker)| waker));
     }
 }
 
@@ -156,7 +175,7 @@ impl AcceptTarget for Shared {
             self.error.set(Some(errno));
         }
         // All who wait ask again: one gets the error, the next arms again.
-        after.wake(self.waiting.borrow_mut().drain(..));
+        after.wake(self.waiting.borrow_mut().drain(..).map(|(_, waker)| waker));
     }
 }
 
@@ -180,6 +199,7 @@ impl<F: Family> Listener<F> {
             backoff: RefCell::default(),
             backoff_next: Cell::new(BACKOFF.0),
             waiting: RefCell::default(),
+            futures_made: Cell::new(POLL_FACE),
             closed: Cell::new(false),
             is_ours,
         });
@@ -197,7 +217,7 @@ impl<F: Family> Listener<F> {
     pub fn from_std(listener: F::StdListener) -> io::Result<Self> {
         let driver = core::current().driver.clone();
         let fd = listener.into();
-        control::adopt(&fd, driver.wants_nonblocking())?;
+        driver.adopt(&fd)?;
         Ok(Self::new(&driver, fd, false))
     }
 
@@ -217,15 +237,17 @@ impl<F: Family> Listener<F> {
     /// # References
     /// [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html)
     pub fn accept(&self) -> Accept<'_, F> {
-        Accept { listener: self, waker: None }
+        let number = self.shared.futures_made.get() + 1;
+        self.shared.futures_made.set(number);
+        Accept { listener: self, number, waiting: false }
     }
 
-    /// The poll face of [`accept`](Self::accept).
+    /// The poll face of [`accept`](Self::accept). Only the last task that polled is woken.
     ///
     /// # Errors
     /// As there.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream<F>>> {
-        let fd = std::task::ready!(self.shared.poll_accept(cx))?;
+        let fd = std::task::ready!(self.shared.poll_accept(POLL_FACE, cx))?;
         Poll::Ready(Ok(Stream::new(self.shared.descriptor.driver(), fd)))
     }
 
@@ -271,7 +293,7 @@ impl<F: Family> Listener<F> {
                 if shared.accepting.get() == Accepting::Idle {
                     return Poll::Ready(());
                 }
-                shared.register(cx);
+                shared.register(POLL_FACE, cx);
                 shared.stop();
                 Poll::Pending
             })
@@ -313,8 +335,8 @@ impl<F: Family> fmt::Debug for Listener<F> {
 #[must_use = "futures do nothing unless awaited"]
 pub struct Accept<'a, F: Family> {
     listener: &'a Listener<F>,
-    /// What it waits with.
-    waker: Option<Waker>,
+    number: u64,
+    waiting: bool,
 }
 
 impl<F: Family> Unpin for Accept<'_, F> {}
@@ -323,23 +345,28 @@ impl<F: Family> Future for Accept<'_, F> {
     type Output = io::Result<Stream<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.listener.poll_accept(cx);
-        self.waker = polled.is_pending().then(|| cx.waker().clone());
+        let shared = &self.listener.shared;
+        let polled = shared.poll_accept(self.number, cx);
+        if polled.is_ready() && self.waiting {
+            // Polled for another reason, it was never woken: others must not be announced to it.
+            shared.unregister(self.number);
+        }
+        let driver = shared.descriptor.driver();
+        let polled = polled.map(|accepted| accepted.map(|fd| Stream::new(driver, fd)));
+        self.waiting = polled.is_pending();
         polled
     }
 }
 
 impl<F: Family> Drop for Accept<'_, F> {
     fn drop(&mut self) {
-        let Some(waker) = self.waker.take() else { return };
+        if !self.waiting {
+            return;
+        }
         let shared = &self.listener.shared;
-        let before = shared.waiting.borrow().len();
-        shared.waiting.borrow_mut().retain(|other| !other.will_wake(&waker));
+        let was_woken = !shared.unregister(self.number);
         let mut after = Aftermath::default();
-        if shared.waiting.borrow().len() < before {
-            // Another future of the same task may have relied on the same entry: it asks again.
-            after.wake([waker]);
-        } else if !shared.ready.borrow().is_empty() {
+        if was_woken && !shared.ready.borrow().is_empty() {
             // The wake-up was meant for a connection, which somebody else can take.
             shared.wake_one(&mut after);
         }

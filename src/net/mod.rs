@@ -34,6 +34,10 @@ pub trait Family: sealed::Sealed + Sized + 'static {
     /// The listener of std.
     type StdListener: From<OwnedFd> + Into<OwnedFd>;
 
+    /// Whether a receive that brings less than fits has taken all there was.
+    #[doc(hidden)]
+    const SHORT_MEANS_ALL: bool;
+
     #[doc(hidden)]
     fn address(address: &socket2::SockAddr) -> std::io::Result<Self::Address>;
 }

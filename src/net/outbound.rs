@@ -126,10 +126,9 @@ impl<O: SendOp> Sending<'_, O> {
     }
 
     fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
-        if result < 0 {
-            self.shared.fail_send(-result);
-        }
-        drop(Turn { shared: self.shared });
+        let mut after = Aftermath::default();
+        self.shared.turn_over(result, &mut after);
+        after.run();
         let (bufs, sent) = op.into_parts();
         if result < 0 {
             Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
@@ -256,11 +255,15 @@ impl Shared {
         }
     }
 
-    /// The sending side is over: who waits hears of it.
-    fn fail_send(&self, errno: i32) {
-        if self.outbound.error.get().is_none() {
-            self.outbound.error.set(Some(errno));
+    /// Who had the turn is done. After a failure the sending side is over: nothing more is sent, who waits hears of it.
+    fn turn_over(&self, result: i32, after: &mut Aftermath) {
+        if result < 0 {
+            if self.outbound.error.get().is_none() {
+                self.outbound.error.set(Some(-result));
+            }
+            self.outbound.give_up(after);
         }
+        self.next_turn(after);
     }
 
     /// Sends what `op` holds when its turn comes.
@@ -290,9 +293,10 @@ impl Shared {
         if self.outbound.bytes.get() <= below {
             return Poll::Ready(Ok(()));
         }
+        let waker = cx.waker().clone(); // foreign code, so before the borrow
         let mut flushing = self.outbound.flushing.borrow_mut();
-        if !flushing.iter().any(|waker| waker.will_wake(cx.waker())) {
-            flushing.push(cx.waker().clone());
+        if !flushing.iter().any(|other| other.will_wake(&waker)) {
+            flushing.push(waker);
         }
         Poll::Pending
     }
@@ -314,10 +318,7 @@ impl SendTarget for Shared {
     }
 
     fn send_over(&self, result: i32, after: &mut Aftermath) {
-        if result < 0 {
-            self.fail_send(-result);
-        }
-        self.next_turn(after);
+        self.turn_over(result, after);
     }
 
     fn batch_over(&self, mut batch: Box<Batch>, result: i32, after: &mut Aftermath) {
@@ -325,11 +326,7 @@ impl SendTarget for Shared {
         self.outbound.bytes.set(self.outbound.bytes.get().saturating_sub(bytes));
         after.discard(batch.owners.drain(..));
         self.outbound.spare.set(Some(batch));
-        if result < 0 {
-            self.fail_send(-result);
-            self.outbound.give_up(after);
-        }
         after.wake(self.outbound.flushing.borrow_mut().drain(..));
-        self.next_turn(after);
+        self.turn_over(result, after);
     }
 }

@@ -52,17 +52,21 @@ pub fn listen_fds() -> io::Result<Vec<PassedListener>> {
     }
     let mut listeners = Vec::new();
     for number in FIRST..FIRST.saturating_add(count) {
-        if !file::is_open(number) {
-            return Err(wrong(&format!("LISTEN_FDS={count}, but descriptor {number} is not open")));
-        }
-        let fd: OwnedFd = file::own(number);
-        control::adopt(&fd, core.driver.wants_nonblocking())?;
-        listeners.push(match control::listening_domain(&fd)? {
-            Some(Domain::UNIX) => PassedListener::Unix(UnixListener::new(&core.driver, fd, false)),
-            Some(_) => PassedListener::Tcp(TcpListener::new(&core.driver, fd, false)),
-            None => {
-                return Err(wrong(&format!("the passed descriptor {number} is no listening stream socket")));
+        // It is taken over only when it is what it should be: a wrong number may be a descriptor of our own.
+        let domain = match file::borrow(number).map(control::listening_domain) {
+            Some(Ok(Some(domain))) => domain,
+            _ => {
+                return Err(wrong(&format!(
+                    "LISTEN_FDS={count}, but descriptor {number} is no listening stream socket"
+                )));
             }
+        };
+        let fd: OwnedFd = file::own(number);
+        core.driver.adopt(&fd)?;
+        listeners.push(if domain == Domain::UNIX {
+            PassedListener::Unix(UnixListener::new(&core.driver, fd, false))
+        } else {
+            PassedListener::Tcp(TcpListener::new(&core.driver, fd, false))
         });
     }
     Ok(listeners)

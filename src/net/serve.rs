@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -169,7 +169,8 @@ impl<F: Family> Listener<F> {
 }
 
 impl<F: Family, H> Serve<'_, F, H> {
-    /// How many connections may be open at a time; others wait in the kernel's backlog. Default: no limit.
+    /// How many connections may be served at a time. Others wait: a few hundred that were accepted already, the rest in
+    /// the kernel's backlog. Default: no limit.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.connections_max = count.max(1);
         self
@@ -224,12 +225,13 @@ where
             let start = |stream| drop(spawn(serve_one(Place::new(&server), stream)));
             let mut shutdown = pin!(shutdown);
             loop {
+                let mut accept = self.listener.accept();
                 let accepted = poll_fn(|cx| {
                     if shutdown.as_mut().poll(cx).is_ready() {
                         return Poll::Ready(None);
                     }
                     std::task::ready!(open.poll_below(self.connections_max, cx));
-                    self.listener.poll_accept(cx).map(Some)
+                    Pin::new(&mut accept).poll(cx).map(Some)
                 });
                 match accepted.await {
                     Some(Ok(stream)) => start(stream),

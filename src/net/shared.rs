@@ -57,13 +57,18 @@ pub(crate) struct Shared {
     /// A future waits, and others are told that it is busy.
     pub(crate) receive_claimed: Cell<bool>,
     pub(crate) outbound: Outbound,
+    /// The pool has it in its queue of starved sockets.
+    is_in_starved_queue: Cell<bool>,
+    /// Whether a receive that brings less than fits has taken all there was. So it is for TCP; on a UNIX socket a receive
+    /// stops behind a message that carries descriptors or credentials.
+    short_means_all: bool,
     /// Streams and halves that use it.
     handles: Cell<u32>,
     pub(crate) closed: Cell<bool>,
 }
 
 impl Shared {
-    pub(crate) fn new(descriptor: Descriptor) -> Rc<Self> {
+    pub(crate) fn new(descriptor: Descriptor, short_means_all: bool) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
             descriptor,
             this: this.clone(),
@@ -75,6 +80,8 @@ impl Shared {
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
             outbound: Outbound::default(),
+            is_in_starved_queue: Cell::new(false),
+            short_means_all,
             handles: Cell::new(1),
             closed: Cell::new(false),
         })
@@ -137,6 +144,17 @@ impl Shared {
         self.first.set(self.inbound.borrow_mut().pop_front());
         self.inbound_bytes.set(self.inbound_bytes.get() - chunk.len());
         Some(chunk)
+    }
+
+    /// What the result of a receive says about the stream: bytes, its end, or a failure.
+    fn note_end(&self, result: i32) {
+        match result {
+            0 => self.end.set(End::Eof),
+            1.. => {}
+            // Stopped by us; on a closed loop that is the end.
+            _ if -result == libc::ECANCELED && !self.driver().is_closed() => {}
+            _ => self.end.set(End::Failed(-result)),
+        }
     }
 
     /// How the stream ended, if it did and all bytes were taken.
@@ -217,11 +235,7 @@ impl Shared {
         let (result, op) = Pending::new(self.driver(), ReceiveInto::new(self.clone(), buf)).await;
         self.receiving.set(Receiving::Idle);
         let buf = op.into_buf();
-        match result {
-            0 => self.end.set(End::Eof),
-            errno if errno < 0 => self.end.set(End::Failed(-errno)),
-            _ => {}
-        }
+        self.note_end(result);
         match usize::try_from(result) {
             Ok(count) => Ok((count, buf)),
             Err(_) => Err(Failed::new(io::Error::from_raw_os_error(-result), buf, 0)),
@@ -315,18 +329,18 @@ impl ReceiveTarget for Shared {
     fn receive_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
         match result {
-            0 => self.end.set(End::Eof),
             SHOTS_OVER => {}
-            _ if -result == libc::ECANCELED && !self.driver().is_closed() => {}
+            // Not a failure: the pool grows if it may; else this socket waits for its turn, and goes on with a small
+            // buffer of its own when somebody asks for bytes.
             _ if -result == libc::ENOBUFS => {
-                // Not a failure: the pool grows if it may; else this socket waits for its turn, and goes on with a
-                // small buffer of its own when somebody asks for bytes.
                 if !self.driver().pool().grow(1) {
                     self.receiving.set(Receiving::Starving);
-                    self.driver().pool().starve(self.this.clone());
+                    if !self.is_in_starved_queue.replace(true) {
+                        self.driver().pool().starve(self.this.clone());
+                    }
                 }
             }
-            errno => self.end.set(End::Failed(-errno)),
+            _ => self.note_end(result),
         }
         // Whoever waits asks again, which arms again.
         self.wake_receiver(after);
@@ -339,17 +353,25 @@ impl ReceiveTarget for Shared {
         }
     }
 
-    fn receive_into_over(&self, after: &mut Aftermath) {
+    fn receive_into_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
+        self.note_end(result);
         self.wake_receiver(after);
+    }
+
+    fn short_means_all(&self) -> bool {
+        self.short_means_all
     }
 }
 
 impl Starved for Shared {
-    fn feed(self: Rc<Self>) {
-        if self.receiving.get() == Receiving::Starving && !self.has_enough() {
+    fn feed(self: Rc<Self>) -> bool {
+        self.is_in_starved_queue.set(false);
+        let hungry = self.receiving.get() == Receiving::Starving && !self.has_enough();
+        if hungry {
             self.arm(false);
         }
+        hungry
     }
 }
 

@@ -38,7 +38,7 @@ impl<F: Family> Stream<F> {
     }
 
     pub(crate) fn from_descriptor(descriptor: Descriptor) -> Self {
-        Self { shared: Shared::new(descriptor), family: PhantomData }
+        Self { shared: Shared::new(descriptor, F::SHORT_MEANS_ALL), family: PhantomData }
     }
 
     /// Takes over a connected stream of std.
@@ -52,7 +52,7 @@ impl<F: Family> Stream<F> {
     pub fn from_std(stream: F::StdStream) -> io::Result<Self> {
         let driver = core::current().driver.clone();
         let fd = stream.into();
-        control::adopt(&fd, driver.wants_nonblocking())?;
+        driver.adopt(&fd)?;
         Ok(Self::new(&driver, fd))
     }
 

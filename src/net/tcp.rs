@@ -28,6 +28,7 @@ impl Family for Tcp {
     type Address = SocketAddr;
     type StdStream = std::net::TcpStream;
     type StdListener = std::net::TcpListener;
+    const SHORT_MEANS_ALL: bool = true;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
         address.as_socket().ok_or_else(|| io::Error::other("this is no TCP socket"))
@@ -103,9 +104,7 @@ impl TcpListenerBuilder {
             for address in resolve(&driver, addrs).await? {
                 match control::listen(&address.into(), &self.options, driver.wants_nonblocking()) {
                     Ok(fd) => return Ok(TcpListener::new(&driver, fd, true)),
-                    Err(e) => {
-                        last = Some(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
-                    }
+                    Err(error) => last = Some(error),
                 }
             }
             Err(last.expect("there is at least one address"))

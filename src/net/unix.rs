@@ -30,6 +30,7 @@ impl Family for Unix {
     type Address = SocketAddr;
     type StdStream = std::os::unix::net::UnixStream;
     type StdListener = std::os::unix::net::UnixListener;
+    const SHORT_MEANS_ALL: bool = false;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
         address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))
@@ -65,8 +66,7 @@ impl UnixListener {
                 only_v6: None,
                 nodelay: false,
             };
-            let fd = control::listen(&SockAddr::unix(&path)?, &options, driver.wants_nonblocking())
-                .map_err(|e| describe("listen on", &path, &e))?;
+            let fd = control::listen(&SockAddr::unix(&path)?, &options, driver.wants_nonblocking())?;
             Ok(Self::new(&driver, fd, true))
         }
     }
@@ -98,7 +98,7 @@ impl UnixStream {
                 match connect_once(&driver, &address).await {
                     Ok(Some(stream)) => return Ok(stream),
                     Ok(None) => sleep(pause).await?,
-                    Err(e) => return Err(describe("connect to", &path, &e)),
+                    Err(error) => return Err(error),
                 }
                 pause = (pause * 2).min(RETRY.1);
             }
@@ -158,8 +158,4 @@ async fn connect_once(driver: &Rc<Driver>, address: &SockAddr) -> io::Result<Opt
     crate::op::outcome(result)?;
     let descriptor = Rc::into_inner(descriptor).expect("the operation is over, nobody else has it");
     Ok(Some(UnixStream::from_descriptor(descriptor)))
-}
-
-fn describe(what: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {what} {}: {error}", path.display()))
 }

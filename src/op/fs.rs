@@ -17,10 +17,7 @@ use crate::buf::{IoBuf, IoBufMut};
 use crate::driver::blocking::Call;
 use crate::driver::{Aftermath, Answer, Features, Op, Route, Step};
 use crate::op::Descriptor;
-use crate::sys::file;
-
-/// The most bytes of one read or write, as read(2) has it.
-const LEN_MAX: usize = 0x7fff_f000;
+use crate::sys::file::{self, LEN_MAX};
 
 /// Opens a file: `IORING_OP_OPENAT` (5.6).
 pub(crate) struct Open {

@@ -23,6 +23,7 @@ use io_uring::types::Fd;
 use crate::driver::blocking::Call;
 use crate::driver::{Answer, Attempt, Close, Driver, Features, Op, Pending, Route};
 use crate::error::Closed;
+pub(crate) use crate::sys::file::result as outcome;
 use crate::sys::{file, socket};
 
 /// A descriptor that is closed through the driver, after its last operation: each operation holds a reference (C13).
@@ -49,10 +50,16 @@ impl Descriptor {
 
     /// Lends the descriptor for a synchronous call; an error after it was closed or given away.
     pub(crate) fn with<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>) -> io::Result<R> {
-        let fd = self.fd.take().ok_or(Closed::new("the socket"))?;
-        let result = f(fd.as_fd());
-        self.fd.set(Some(fd));
-        result
+        /// Puts the descriptor back, also when `f` panics: only the driver may close it.
+        struct PutBack<'a>(&'a Descriptor, Option<OwnedFd>);
+        impl Drop for PutBack<'_> {
+            fn drop(&mut self) {
+                self.0.fd.set(self.1.take());
+            }
+        }
+        let lent = PutBack(self, self.fd.take());
+        let fd = lent.1.as_ref().ok_or(Closed::new("the socket"))?;
+        f(fd.as_fd())
     }
 
     /// Whether closing may wait: for data to be delivered, or for a file to be written back.
@@ -161,6 +168,11 @@ impl Op for Run {
     fn call(&mut self) -> Call {
         Call::Run(self.job.take().expect("a job is called once"))
     }
+
+    /// The job owns all that it touches.
+    fn may_abandon(&self) -> bool {
+        true
+    }
 }
 
 /// What became of a function in the pool: it returned, it panicked, or it never ran.
@@ -182,9 +194,4 @@ pub(crate) async fn run_in_pool<T: Send + 'static>(
     receiver.try_recv().map_err(|_| {
         file::result(result).err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ECANCELED))
     })
-}
-
-/// The result of an operation: a count, or what the kernel said.
-pub(crate) fn outcome(result: i32) -> io::Result<u32> {
-    file::result(result)
 }

@@ -91,7 +91,8 @@ pub(crate) fn current() -> Rc<Core> {
 
 /// Puts `core` in as the current loop until the guard is dropped.
 pub(crate) fn enter(core: &Rc<Core>) -> Entered {
-    Entered { before: CURRENT.replace(Some(core.clone())) }
+    // A loop that a thread-local keeps may end when this variable is gone already: then nobody can ask for it either.
+    Entered { before: CURRENT.try_with(|current| current.replace(Some(core.clone()))).ok().flatten() }
 }
 
 pub(crate) struct Entered {
@@ -100,7 +101,8 @@ pub(crate) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.set(self.before.take());
+        let before = self.before.take();
+        let _ = CURRENT.try_with(|current| current.replace(before));
     }
 }
 
@@ -269,13 +271,19 @@ impl Core {
     // ---- timers ----
 
     pub(crate) fn insert_timer(&self, at: Instant, waker: &Waker) -> TimerKey {
-        self.timers.borrow_mut().insert(at, Target::Wake(waker.clone()))
+        let target = Target::Wake(waker.clone()); // foreign code, so before the borrow
+        self.timers.borrow_mut().insert(at, target)
     }
 
     /// Whether a timer is still to fire; then it wakes `waker` from now on.
     pub(crate) fn poll_timer(&self, key: TimerKey, waker: &Waker) -> bool {
-        let old = self.timers.borrow_mut().set_waker(key, waker);
-        old.is_ok()
+        let wakes = self.timers.borrow().wakes(key, waker);
+        if wakes == Some(false) {
+            let waker = waker.clone();
+            let old = self.timers.borrow_mut().set_waker(key, waker);
+            drop(old);
+        }
+        wakes.is_some()
     }
 
     pub(crate) fn cancel_timer(&self, key: TimerKey) {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes};
+use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes, Wait};
 use crate::error::Closed;
 use crate::runtime::budget;
 use crate::runtime::clock::Clock;
@@ -201,7 +201,8 @@ impl EventLoop {
                 break;
             }
         }
-        Ok(())
+        // What the last turn asked for (a close, the rest of a send) must not wait for the next run.
+        core.driver.poll(Wait::No)
     }
 
     /// Makes the loop stop after the turn it is in; without one running, after the first turn of the next run.
@@ -245,7 +246,7 @@ impl EventLoop {
 
     /// Which driver the loop uses, and why. Print it when a server starts.
     pub fn report(&self) -> DriverReport {
-        self.core.driver.report().clone()
+        DriverReport::clone(self.core.driver.report())
     }
 
     /// What the loop has done so far.

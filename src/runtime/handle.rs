@@ -24,7 +24,7 @@ pub struct LoopHandle {
 
 impl LoopHandle {
     pub(crate) fn of(core: &Core) -> Self {
-        Self { remote: core.remote, epoch: core.epoch, report: Arc::new(core.driver.report().clone()) }
+        Self { remote: core.remote, epoch: core.epoch, report: core.driver.report().clone() }
     }
 
     /// Makes the loop call `function`, soon, on its own thread. Calls from one thread are made in their order.
@@ -76,7 +76,7 @@ impl LoopHandle {
                 spawned_at,
             ));
         })?;
-        Ok(RemoteTask { outcome })
+        Ok(RemoteTask { outcome, remote: self.remote })
     }
 
     /// Whether the loop is closed.
@@ -149,15 +149,21 @@ impl<T> Drop for Promise<T> {
 /// A task in another thread's loop. Wait for it, or await it in a loop of your own; dropping it detaches the task.
 pub struct RemoteTask<T> {
     outcome: Arc<Outcome<T>>,
+    remote: &'static Remote,
 }
 
 impl<T> RemoteTask<T> {
     /// Blocks this thread until the task is over, or for at most `limit`.
     ///
     /// # Errors
-    /// [`TimedOut`] (and the task goes on), or why the task gave no result, both as an [`io::Error`].
+    /// [`TimedOut`] (and the task goes on), or why the task gave no result, both as an [`io::Error`]. On the loop's own
+    /// thread, where it would wait for itself.
     pub fn wait(self, limit: Option<Duration>) -> io::Result<T> {
-        let end = limit.map(|limit| Instant::now() + limit);
+        if core::try_current().is_some_and(|core| std::ptr::eq(core.remote, self.remote)) {
+            return Err(io::Error::other("the loop's own thread cannot block on its task: await it instead"));
+        }
+        // Beyond the end of the clock is for ever.
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut state = self.outcome.lock();
         loop {
             if let Some(result) = state.result.take() {
@@ -179,12 +185,14 @@ impl<T> Future for RemoteTask<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = cx.waker().clone(); // foreign code, so before the lock
         let mut state = self.outcome.lock();
         if let Some(result) = state.result.take() {
+            drop(state);
             return Poll::Ready(result);
         }
         assert!(!state.settled, "a task was awaited again after it had given its result");
-        let old = state.waker.replace(cx.waker().clone());
+        let old = state.waker.replace(waker);
         drop(state);
         drop(old);
         Poll::Pending

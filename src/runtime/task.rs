@@ -88,7 +88,7 @@ impl<F: Future> Cell<F> {
             }
         };
         *self.stage.borrow_mut() = Stage::Done(result);
-        self.joiner.wake();
+        contain(|| self.joiner.wake());
     }
 }
 

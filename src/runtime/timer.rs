@@ -75,13 +75,15 @@ impl Timers {
         self.timers.get_mut(key.slot as usize).filter(|timer| timer.number == key.number)
     }
 
-    /// Whether the timer is still to fire; if so, it wakes `waker` from now on. Returns a waker to drop.
-    pub(crate) fn set_waker(&mut self, key: TimerKey, waker: &Waker) -> Result<Option<Waker>, ()> {
-        let timer = self.timer(key).ok_or(())?;
-        match &mut timer.target {
-            Target::Wake(old) if !old.will_wake(waker) => Ok(Some(std::mem::replace(old, waker.clone()))),
-            _ => Ok(None),
-        }
+    /// Whether the timer wakes `waker`; `None` if it fired already.
+    pub(crate) fn wakes(&self, key: TimerKey, waker: &Waker) -> Option<bool> {
+        let timer = self.timers.get(key.slot as usize).filter(|timer| timer.number == key.number)?;
+        Some(matches!(&timer.target, Target::Wake(other) if other.will_wake(waker)))
+    }
+
+    /// From now on the timer wakes `waker`. Returns the waker to drop.
+    pub(crate) fn set_waker(&mut self, key: TimerKey, waker: Waker) -> Option<Target> {
+        Some(std::mem::replace(&mut self.timer(key)?.target, Target::Wake(waker)))
     }
 
     /// Takes a timer out before it fired.

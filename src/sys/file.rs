@@ -6,9 +6,12 @@
 //! rule C3: the operation that owns it is in flight).
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::sys::raw;
+
+/// The most bytes of one transfer, as read(2) has it.
+pub(crate) const LEN_MAX: usize = 0x7fff_f000;
 
 /// Takes over a descriptor that an operation obtained.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
@@ -23,10 +26,12 @@ pub(crate) fn close(fd: RawFd) -> i32 {
     raw(unsafe { libc::close(fd) } as isize)
 }
 
-/// Whether a descriptor waits in `close(2)` for data to be delivered, and so must not be closed by the loop's thread.
-pub(crate) fn is_open(fd: RawFd) -> bool {
+/// Lends a descriptor that was passed to the process, if it is open.
+pub(crate) fn borrow(fd: RawFd) -> Option<BorrowedFd<'static>> {
     // SAFETY: no pointers.
-    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+    let is_open = unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 };
+    // SAFETY: it is open, and whoever passed it gave it to this process, which does not close it meanwhile.
+    is_open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
 /// # Safety

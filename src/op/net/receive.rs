@@ -12,13 +12,11 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::buf::{Chunk, IoBufMut, Pool};
-use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
+use crate::driver::{Aftermath, Answer, Attempt, BUFFER_GROUP, Features, Op, Route, Step};
 use crate::op::Descriptor;
-use crate::op::net::LEN_MAX;
+use crate::sys::file::LEN_MAX;
 use crate::sys::socket;
 
-/// The group of the buffer ring, as the ring driver registered it.
-const BUFFER_GROUP: u16 = 0;
 /// What a socket receives into when the pool is at its limit.
 const SPARE_SIZE: usize = 4096;
 
@@ -32,8 +30,10 @@ pub(crate) trait ReceiveTarget: 'static {
     fn receive_over(&self, result: i32, after: &mut Aftermath);
     /// Bytes that a receive into a buffer of its own brought, and that nobody fetched: the next to be received.
     fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath);
-    /// A receive into a buffer of its own is over.
-    fn receive_into_over(&self, after: &mut Aftermath);
+    /// A receive into a buffer of its own, whose future was dropped, is over.
+    fn receive_into_over(&self, result: i32, after: &mut Aftermath);
+    /// Whether a receive that brings less than fits has taken all there was.
+    fn short_means_all(&self) -> bool;
 }
 
 /// The result of a multishot receive that ended with data: arm it again.
@@ -50,6 +50,8 @@ pub(crate) struct ReceiveMulti<T> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReceiveStage {
+    /// On epoll: trying, into a pooled buffer.
+    Try,
     /// The kernel takes buffers from the ring.
     Multishot,
     /// Waiting until there is something.
@@ -61,11 +63,12 @@ enum ReceiveStage {
 impl<T: ReceiveTarget> ReceiveMulti<T> {
     /// `spare`: the pool had no buffer; receive into a small one of its own, once.
     pub(crate) fn new(target: Rc<T>, spare: bool) -> Self {
-        let multishot = target.descriptor().driver().pool().has_ring();
-        let stage = match (multishot, spare) {
-            (true, false) => ReceiveStage::Multishot,
-            (true, true) => ReceiveStage::Single(None),
-            (false, _) => ReceiveStage::Poll,
+        let driver = target.descriptor().driver();
+        let stage = match (driver.wants_nonblocking(), driver.pool().has_ring()) {
+            (true, _) => ReceiveStage::Try,
+            (false, true) if spare => ReceiveStage::Single(None),
+            (false, true) => ReceiveStage::Multishot,
+            (false, false) => ReceiveStage::Poll,
         };
         Self { target, stage, spare: None }
     }
@@ -98,7 +101,7 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
         let pooled = match self.stage {
             ReceiveStage::Multishot => answer.buffer.inspect(|id| pool.filled(*id)),
             ReceiveStage::Single(id) => id,
-            ReceiveStage::Poll => answer.buffer, // epoll: `attempt` took it
+            ReceiveStage::Try | ReceiveStage::Poll => answer.buffer,
         };
         match pooled {
             Some(id) => Chunk::pooled(pool, id, count),
@@ -128,6 +131,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
         let fd = Fd(self.fd());
         Some(match self.stage {
+            ReceiveStage::Try => return None,
             ReceiveStage::Multishot => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
             ReceiveStage::Poll => opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build(),
             ReceiveStage::Single(_) => {
@@ -156,14 +160,13 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             self.spare = None;
             return Attempt::from_result(result);
         }
-        // A short receive took all there was: the next edge tells of more.
-        let drained = (result as usize) < len;
+        // A short receive took all there was (as a rule): the next edge tells of more.
+        let drained = (result as usize) < len && self.target.short_means_all();
         Attempt::Complete(Answer { result, buffer: id, more: true, drained })
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
-        let is_epoll = self.target.descriptor().driver().wants_nonblocking();
-        if self.stage == ReceiveStage::Poll && !is_epoll {
+        if self.stage == ReceiveStage::Poll {
             if answer.result < 0 {
                 return Step::Done(answer.result);
             }
@@ -231,7 +234,8 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
             unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
         match Attempt::from_result(result) {
             Attempt::Complete(answer) => {
-                Attempt::Complete(Answer { drained: result > 0 && (result as usize) < len, ..answer })
+                let drained = result > 0 && (result as usize) < len && self.target.short_means_all();
+                Attempt::Complete(Answer { drained, ..answer })
             }
             other => other,
         }
@@ -251,6 +255,6 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
             let bytes = unsafe { std::slice::from_raw_parts(self.buf.as_ptr(), count) };
             self.target.unclaimed(bytes, after);
         }
-        self.target.receive_into_over(after);
+        self.target.receive_into_over(result, after);
     }
 }

@@ -15,7 +15,7 @@ use io_uring::types::Fd;
 use crate::buf::IoBuf;
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
-use crate::op::net::LEN_MAX;
+use crate::sys::file::LEN_MAX;
 use crate::sys::socket;
 
 /// A stream socket, which has one send in flight at a time.
@@ -206,7 +206,8 @@ pub(crate) struct SendVectored<T: SendTarget, B> {
 impl<T: SendTarget, B: IoBuf> SendVectored<T, B> {
     pub(crate) fn new(target: Rc<T>, bufs: Vec<B>) -> Self {
         let part = |buf: &B| libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
-        let parts = bufs.iter().map(part).collect();
+        // Without the empty ones, "nothing was sent" means that nothing can be sent.
+        let parts = bufs.iter().filter(|buf| !buf.is_empty()).map(part).collect();
         Self { target, bufs, parts, first: 0, sent: 0, message: Box::new(MaybeUninit::zeroed()) }
     }
 
