@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proactor::fs::File;
+use proactor::thread::to_thread;
 
 use crate::http::{self, Method, Range, Request, Status};
 use crate::listing;
@@ -74,40 +75,60 @@ impl Site {
         }
     }
 
-    /// Path look-ups and listings run on the loop's thread: names are in the kernel's cache as a rule. A server
-    /// whose directory is on a slow network would hand them to another thread.
     async fn find(&self, path: &str, query: Option<&str>, request: &Request) -> Result<Response, Status> {
         let names = segments(path)?;
         let wants_dir = path.ends_with('/');
-        let mut real = self.inside(&names.iter().collect::<PathBuf>())?;
-        if real.is_dir() {
-            if !wants_dir {
-                return Ok(Response::plain(301).with(&location(&names, query)));
+        let (root, relative) = (self.root.clone(), names.clone());
+        // A look-up may wait for a disk, so it is for a thread.
+        let place =
+            to_thread::run_sync(move || locate(&root, &relative, wants_dir)).await.map_err(|_| 500_u16)??;
+        match place {
+            Place::File(real) => send_file(&real, request).await.map_err(|error| status_of(&error)),
+            Place::Directory => Ok(Response::plain(301).with(&location(&names, query))),
+            Place::Listing(page) => {
+                let fields = "Content-Type: text/html; charset=utf-8\r\n".into();
+                Ok(Response { status: 200, fields, body: Body::Text(page) })
             }
-            match self.inside(&names.iter().collect::<PathBuf>().join("index.html")) {
-                Ok(index) => real = index,
-                Err(404) => {
-                    let page = listing::page(&real, &names).map_err(|error| status_of(&error))?;
-                    let fields = "Content-Type: text/html; charset=utf-8\r\n".into();
-                    return Ok(Response { status: 200, fields, body: Body::Text(page) });
-                }
-                Err(status) => return Err(status),
-            }
-        } else if wants_dir {
-            return Err(404);
         }
-        // Opening a pipe would wait for its writer, and a device has no length.
-        if !real.is_file() {
-            return Err(404);
-        }
-        send_file(&real, request).await.map_err(|error| status_of(&error))
     }
+}
 
-    /// The real path of what lies in the directory. Symlinks are followed, unless they leave it.
-    fn inside(&self, relative: &Path) -> Result<PathBuf, Status> {
-        let real = self.root.join(relative).canonicalize().map_err(|error| status_of(&error))?;
-        if real.starts_with(&self.root) { Ok(real) } else { Err(404) }
+/// What the path of a request leads to.
+enum Place {
+    File(PathBuf),
+    /// A directory that was asked for without the slash at its end.
+    Directory,
+    /// A directory without an index, as a page.
+    Listing(String),
+}
+
+/// Follows `names` below `root`. Blocks.
+fn locate(root: &Path, names: &[OsString], wants_dir: bool) -> Result<Place, Status> {
+    let relative: PathBuf = names.iter().collect();
+    let mut real = inside(root, &relative)?;
+    if real.is_dir() {
+        if !wants_dir {
+            return Ok(Place::Directory);
+        }
+        match inside(root, &relative.join("index.html")) {
+            Ok(index) => real = index,
+            Err(404) => {
+                let page = listing::page(&real, names).map_err(|error| status_of(&error))?;
+                return Ok(Place::Listing(page));
+            }
+            Err(status) => return Err(status),
+        }
+    } else if wants_dir {
+        return Err(404);
     }
+    // Opening a pipe would wait for its writer, and a device has no length.
+    if real.is_file() { Ok(Place::File(real)) } else { Err(404) }
+}
+
+/// The real path of what lies in the directory. Symlinks are followed, unless they leave it.
+fn inside(root: &Path, relative: &Path) -> Result<PathBuf, Status> {
+    let real = root.join(relative).canonicalize().map_err(|error| status_of(&error))?;
+    if real.starts_with(root) { Ok(real) } else { Err(404) }
 }
 
 async fn send_file(path: &Path, request: &Request) -> io::Result<Response> {
