@@ -165,7 +165,7 @@ fn a_stop_without_a_run_lets_the_next_run_have_one_turn(cx: Cx) {
 
 fn a_stop_in_the_last_turn_does_not_reach_the_next_run(cx: Cx) {
     let event_loop = new_loop(cx);
-    for turns in [2, 1] {
+    for turns in [2, 1, 0] {
         let run = event_loop.run_until_complete(async {
             for _ in 0..turns {
                 yield_now().await;

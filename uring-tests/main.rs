@@ -1,7 +1,10 @@
 //! One test binary; every test runs on both drivers.
 
+mod choice;
+mod costs;
 mod event_loop;
 mod harness;
+mod load;
 mod streams;
 mod tasks;
 mod threads;

@@ -1,0 +1,370 @@
+//! What things cost: heap allocations, copied bytes and system calls in steady state, counted.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::future::{Future, pending};
+use std::io;
+use std::time::Duration;
+
+use proactor::net::{Family, Stream, TcpListener, TcpStream, UnixStream};
+use proactor::{event_loop, metrics, nop, sleep, spawn, timeout, yield_now};
+
+use crate::harness::{Cx, both_drivers};
+
+both_drivers!(
+    a_tcp_echo_allocates_nothing,
+    a_unix_echo_allocates_nothing,
+    many_connections_at_once_allocate_nothing,
+    a_receive_into_an_own_buffer_allocates_nothing,
+    sleeping_and_time_limits_allocate_nothing,
+    nops_yields_and_wakes_allocate_nothing,
+    a_task_is_one_allocation,
+    a_callback_is_one_allocation,
+    a_connection_is_a_few_allocations_and_gives_all_of_them_back,
+    an_echoed_chunk_is_sent_from_where_it_was_received,
+    buffers_come_back_and_the_pool_does_not_grow,
+    a_turn_of_the_loop_is_one_enter,
+);
+
+/// Counts the allocations of each thread, so that tests do not disturb each other.
+struct Counting;
+
+thread_local! {
+    static MADE: Cell<usize> = const { Cell::new(0) };
+    static FREED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count(counter: &'static std::thread::LocalKey<Cell<usize>>) {
+    // A thread that ends has no counter any more.
+    let _ = counter.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: everything is passed on to the allocator of the system; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(&MADE);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
+        count(&FREED);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(address, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(&MADE);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, address: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(&MADE);
+        count(&FREED);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(address, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often this thread asked for memory while `work` ran; and gave some back.
+async fn allocations<T, E: Debug>(work: impl Future<Output = Result<T, E>>) -> (usize, usize) {
+    let before = (MADE.get(), FREED.get());
+    work.await.expect("it works");
+    (MADE.get() - before.0, FREED.get() - before.1)
+}
+
+/// Rounds before anything is counted: queues and tables have their size by then.
+const WARM: usize = 300;
+const ROUNDS: usize = 1000;
+
+async fn tcp_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let client = TcpStream::connect(listener.local_addr()?).await?;
+    let server = listener.accept().await?;
+    Ok((client, server))
+}
+
+/// There and back again, each side sending the chunk that it received.
+async fn echo<F: Family>(client: &Stream<F>, server: &Stream<F>, rounds: usize) -> io::Result<()> {
+    client.send("ping ping ping").await?;
+    for _ in 0..rounds {
+        let chunk = server.receive().await?.expect("bytes");
+        server.send(chunk).await?;
+        let chunk = client.receive().await?.expect("bytes");
+        client.send(chunk).await?;
+    }
+    assert_eq!(&server.receive().await?.expect("bytes")[..], b"ping ping ping");
+    Ok(())
+}
+
+async fn echo_allocates_nothing<F: Family>(client: Stream<F>, server: Stream<F>) -> io::Result<()> {
+    echo(&client, &server, WARM).await?;
+    assert_eq!(allocations(echo(&client, &server, ROUNDS)).await, (0, 0));
+    Ok(())
+}
+
+fn a_tcp_echo_allocates_nothing(cx: Cx) {
+    cx.run(async {
+        let (client, server) = tcp_pair().await?;
+        echo_allocates_nothing(client, server).await
+    });
+}
+
+fn a_unix_echo_allocates_nothing(cx: Cx) {
+    cx.run(async {
+        let (client, server) = UnixStream::pair()?;
+        echo_allocates_nothing(client, server).await
+    });
+}
+
+fn many_connections_at_once_allocate_nothing(cx: Cx) {
+    const CONNECTIONS: usize = 50;
+    cx.run(async {
+        let mut clients = Vec::new();
+        let mut servers = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (client, server) = tcp_pair().await?;
+            clients.push(client);
+            servers.push(spawn(async move {
+                while let Some(chunk) = server.receive().await? {
+                    server.send(chunk).await?;
+                }
+                Ok::<_, io::Error>(())
+            }));
+        }
+        let all_at_once = async |rounds: usize| {
+            for _ in 0..rounds {
+                for client in &clients {
+                    client.send("ping").await?;
+                }
+                for client in &clients {
+                    assert_eq!(&client.receive().await?.expect("bytes")[..], b"ping");
+                }
+            }
+            Ok::<_, io::Error>(())
+        };
+        all_at_once(WARM / 3).await?;
+        assert_eq!(allocations(all_at_once(ROUNDS / 10)).await, (0, 0));
+        drop(clients);
+        for server in servers {
+            server.await.map_err(io::Error::from)??;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_receive_into_an_own_buffer_allocates_nothing(cx: Cx) {
+    cx.run(async {
+        let (client, server) = tcp_pair().await?;
+        let mut buf = Vec::with_capacity(100);
+        let mut rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                client.send("ping").await?;
+                let (count, filled) = server.receive_into(std::mem::take(&mut buf)).await?;
+                assert_eq!((count, &filled[..]), (4, &b"ping"[..]));
+                buf = server.send(filled).await?;
+                assert_eq!(&client.receive().await?.expect("bytes")[..], b"ping");
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn sleeping_and_time_limits_allocate_nothing(cx: Cx) {
+    cx.run(async {
+        let (client, server) = UnixStream::pair()?;
+        let rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                sleep(Duration::ZERO).await?;
+                sleep(Duration::from_nanos(100)).await?;
+                assert!(timeout(Duration::from_nanos(100), pending::<()>()).await.is_err());
+                client.send("x").await?;
+                let chunk = timeout(Duration::from_secs(60), server.receive()).await??;
+                assert_eq!(chunk.expect("a byte").len(), 1);
+                // The loser stays armed.
+                assert!(timeout(Duration::ZERO, server.receive()).await.is_err());
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn nops_yields_and_wakes_allocate_nothing(cx: Cx) {
+    cx.run(async {
+        let rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                nop().await?;
+                yield_now().await;
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_task_is_one_allocation(cx: Cx) {
+    cx.run(async {
+        let rounds = async |rounds: usize| {
+            for n in 0..rounds {
+                assert_eq!(spawn(async move { n }).await?, n);
+                let (a, b) = (spawn(yield_now()), spawn(yield_now()));
+                a.await?;
+                b.await?;
+            }
+            Ok::<_, proactor::JoinError>(())
+        };
+        rounds(WARM).await.map_err(io::Error::from)?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (3 * ROUNDS, 3 * ROUNDS));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_callback_is_one_allocation(cx: Cx) {
+    cx.run(async {
+        let rounds = async |rounds: usize| {
+            for n in 0..rounds {
+                // A box of what it holds; one that holds nothing needs none.
+                event_loop::call_soon(move || assert!(n < ROUNDS))?;
+                event_loop::call_later(Duration::ZERO, move || assert!(n < ROUNDS))?;
+                let far = event_loop::call_later(Duration::from_secs(100), move || assert!(n < ROUNDS))?;
+                event_loop::call_soon(|| ())?;
+                sleep(Duration::ZERO).await?;
+                assert!(far.cancel());
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (3 * ROUNDS, 3 * ROUNDS));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_connection_is_a_few_allocations_and_gives_all_of_them_back(cx: Cx) {
+    cx.run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                let client = TcpStream::connect(address).await?;
+                let server = listener.accept().await?;
+                client.send("ping").await?;
+                server.send(server.receive().await?.expect("bytes")).await?;
+                assert_eq!(client.receive().await?.expect("bytes").len(), 4);
+                // The client's end goes first and is reset, so that no port stays behind.
+                client.set_linger(Some(Duration::ZERO))?;
+                client.close().await?;
+                drop(server.receive().await);
+                server.close().await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        let (made, freed) = allocations(rounds(ROUNDS)).await;
+        println!("{} allocations per accepted and connected pair", made as f64 / ROUNDS as f64);
+        assert_eq!(made, freed, "all of them come back");
+        assert!(made <= 10 * ROUNDS, "{made} allocations for {ROUNDS} pairs of connections");
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn an_echoed_chunk_is_sent_from_where_it_was_received(cx: Cx) {
+    cx.run(async {
+        let (client, server) = tcp_pair().await?;
+        let mut places = std::collections::BTreeSet::new();
+        for round in 0..500_u32 {
+            client.send(round.to_be_bytes().to_vec()).await?;
+            let chunk = server.receive().await?.expect("bytes");
+            assert_eq!(&chunk[..], round.to_be_bytes());
+            let received_at = chunk.as_ptr();
+            let chunk = server.send(chunk).await?;
+            assert_eq!(chunk.as_ptr(), received_at, "the buffer of the receive is the buffer of the send");
+            assert_eq!(&chunk[..], round.to_be_bytes());
+            places.insert(received_at.addr());
+            drop(chunk);
+            assert_eq!(&client.receive().await?.expect("bytes")[..], round.to_be_bytes());
+        }
+        // Pooled, not fresh each time.
+        assert!(places.len() <= metrics().buffers_total, "{} places", places.len());
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn buffers_come_back_and_the_pool_does_not_grow(cx: Cx) {
+    cx.run(async {
+        let (client, server) = tcp_pair().await?;
+        echo(&client, &server, WARM).await?;
+        let before = metrics();
+        assert_eq!(before.buffers_in_use, 0);
+        echo(&client, &server, ROUNDS).await?;
+        let after = metrics();
+        assert_eq!(after.buffers_in_use, 0);
+        assert_eq!(after.buffers_total, before.buffers_total);
+        client.send("held").await?;
+        let chunk = server.receive().await?.expect("bytes");
+        assert_eq!(metrics().buffers_in_use, 1, "a chunk that is held keeps its buffer");
+        drop(chunk);
+        assert_eq!(metrics().buffers_in_use, 0);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_turn_of_the_loop_is_one_enter(cx: Cx) {
+    cx.run(async {
+        // One connection: each leg is a turn at most, and a turn is one call at most.
+        let (client, server) = tcp_pair().await?;
+        echo(&client, &server, WARM).await?;
+        let before = metrics();
+        echo(&client, &server, ROUNDS).await?;
+        let after = metrics();
+        let (enters, legs) = (after.enters - before.enters, 2 * ROUNDS as u64 + 2);
+        println!("one connection: {:.2} enters per leg", enters as f64 / legs as f64);
+        // A send and the receive it leads to; the timing of the kernel may part them, but not more.
+        assert!(enters <= 2 * legs + 20, "{enters} enters for {legs} legs");
+        if cx.is_uring() {
+            let completions = after.completions - before.completions;
+            assert!((2 * legs - 2..=2 * legs + 20).contains(&completions), "{completions} for {legs} legs");
+        }
+        // Many connections: what is ready together goes together.
+        let mut pairs = Vec::new();
+        for _ in 0..100 {
+            pairs.push(UnixStream::pair()?);
+        }
+        let turns = async |rounds: usize| {
+            for _ in 0..rounds {
+                let echoes: Vec<_> = pairs
+                    .iter()
+                    .map(|(client, server)| async move {
+                        client.send("ping").await?;
+                        server.send(server.receive().await?.expect("bytes")).await?;
+                        client.receive().await.map(drop)
+                    })
+                    .collect();
+                for echoed in futures_util::future::join_all(echoes).await {
+                    echoed?;
+                }
+            }
+            Ok::<_, io::Error>(())
+        };
+        turns(3).await?;
+        let before = metrics();
+        turns(50).await?;
+        let enters = metrics().enters - before.enters;
+        println!("100 connections: {:.4} enters per echo", enters as f64 / 5000.0);
+        assert!(enters <= 50 * 12, "{enters} enters for 50 rounds of 100 connections");
+        Ok::<_, io::Error>(())
+    });
+}
