@@ -19,6 +19,12 @@ impl Aftermath {
         self.wakers.extend(wakers);
     }
 
+    /// This one shall be woken.
+    #[inline]
+    pub(crate) fn wake_one(&mut self, waker: Waker) {
+        self.wakers.push(waker);
+    }
+
     /// These shall be dropped.
     pub(crate) fn discard(&mut self, garbage: impl IntoIterator<Item = Bytes>) {
         self.garbage.extend(garbage);

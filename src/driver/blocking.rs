@@ -35,9 +35,11 @@ impl Call {
                 // SAFETY: C3, the operation that owns the path is in flight.
                 Self::Open { path, flags, mode } => unsafe { file::openat(path, flags, mode) },
                 // SAFETY: C3, the operation that owns the buffer is in flight.
-                Self::Read { fd, address, len, offset } => unsafe { file::pread(fd, address, len, offset) },
+                Self::Read { fd, address, len, offset } => unsafe { file::read_at(fd, address, len, offset) },
                 // SAFETY: C3, the operation that owns the buffer is in flight.
-                Self::Write { fd, address, len, offset } => unsafe { file::pwrite(fd, address, len, offset) },
+                Self::Write { fd, address, len, offset } => unsafe {
+                    file::write_at(fd, address, len, offset)
+                },
                 // SAFETY: C3, the operation that owns the path and the result is in flight.
                 Self::Stat { fd, path, flags, to } => unsafe { file::statx(fd, path, flags, to) },
                 // close(2) is never repeated: Linux has closed the descriptor even when it says EINTR.

@@ -1,6 +1,6 @@
 //! Closing a descriptor, where somebody waits for it, or where it may take its time.
 
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
@@ -12,20 +12,29 @@ use crate::sys::file;
 
 /// Closes a descriptor: `IORING_OP_CLOSE` (5.6).
 pub(crate) struct Close {
-    fd: RawFd,
+    /// Ours until somebody has closed it: dropped before that (on a loop that is gone), it is closed all the same.
+    fd: Option<OwnedFd>,
     /// close(2) may wait: for a peer, or for a file to be written back. Then it is for a thread.
     lingers: bool,
 }
 
 impl Close {
     pub(crate) fn new(fd: OwnedFd, lingers: bool) -> Self {
-        Self { fd: fd.into_raw_fd(), lingers }
+        Self { fd: Some(fd), lingers }
+    }
+
+    fn number(&self) -> RawFd {
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    }
+
+    fn close_now(&mut self) -> i32 {
+        self.fd.take().map_or(0, |fd| file::close(fd.into_raw_fd()))
     }
 }
 
 impl Op for Close {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let entry = opcode::Close::new(Fd(self.fd)).build();
+        let entry = opcode::Close::new(Fd(self.number())).build();
         Some(if self.lingers { entry.flags(Flags::ASYNC) } else { entry })
     }
 
@@ -34,21 +43,21 @@ impl Op for Close {
     }
 
     fn attempt(&mut self) -> Attempt {
-        Attempt::Complete(Answer::once(file::close(self.fd)))
+        Attempt::Complete(Answer::once(self.close_now()))
     }
 
     fn call(&mut self) -> Call {
-        Call::Close { fd: self.fd }
+        Call::Close { fd: self.number() }
     }
 
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
-        Step::Done(match -answer.result {
-            // Cancelled before it began (a shutdown cancels everything): nobody else will close it now.
-            libc::ECANCELED => file::close(self.fd),
-            // Linux has closed the descriptor all the same.
-            libc::EINTR | 512..=516 => 0,
-            _ => answer.result,
-        })
+        if -answer.result == libc::ECANCELED {
+            // Before it began (a shutdown cancels everything): nobody else will close it now.
+            return Step::Done(self.close_now());
+        }
+        // It was closed, whatever the kernel says: the number is not ours any more.
+        let _ = self.fd.take().map(IntoRawFd::into_raw_fd);
+        Step::Done(if matches!(-answer.result, libc::EINTR | 512..=516) { 0 } else { answer.result })
     }
 
     /// The number may belong to somebody else by then.

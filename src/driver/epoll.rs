@@ -105,7 +105,8 @@ impl Readiness {
 }
 
 pub(crate) struct Epoll {
-    epoll: epoll::Epoll,
+    /// Until `close_down`.
+    epoll: Option<epoll::Epoll>,
     events: Vec<libc::epoll_event>,
     /// The first of them that was not looked at.
     next_event: usize,
@@ -133,7 +134,7 @@ impl Epoll {
         // Edge-triggered: each ring of the bell is one event, and its count never has to be read.
         epoll.add(bell, (libc::EPOLLIN | libc::EPOLLET) as u32, BELL)?;
         Ok(Self {
-            epoll,
+            epoll: Some(epoll),
             events: Vec::with_capacity(EVENTS_MAX),
             next_event: 0,
             fds: Vec::new(),
@@ -146,6 +147,15 @@ impl Epoll {
 
     pub(crate) fn count(&self, metrics: &mut Metrics) {
         metrics.enters = self.waits;
+    }
+
+    fn epoll(&self) -> &epoll::Epoll {
+        self.epoll.as_ref().expect("not closed")
+    }
+
+    /// Closes the set, after the last operation.
+    pub(crate) fn close_down(&mut self) {
+        self.epoll = None;
     }
 
     fn readiness(&mut self, fd: RawFd) -> &mut Readiness {
@@ -198,7 +208,7 @@ impl Epoll {
     /// The first event of a fresh registration tells what is ready, so nothing is tried in vain.
     fn register(&mut self, fd: RawFd) -> io::Result<()> {
         let generation = self.readiness(fd).generation;
-        self.epoll.add(fd, ALL_EVENTS, u64::from(generation) << 32 | fd as u64)?;
+        self.epoll().add(fd, ALL_EVENTS, u64::from(generation) << 32 | fd as u64)?;
         let readiness = self.readiness(fd);
         readiness.registered = true;
         readiness.read.ready = false;
@@ -226,7 +236,7 @@ impl Epoll {
         readiness.generation = generation;
         if was_registered {
             // The open file may have other descriptors (dup, fork), which would keep it registered.
-            let _ = self.epoll.remove(fd);
+            let _ = self.epoll().remove(fd);
         }
     }
 
@@ -257,7 +267,7 @@ impl Epoll {
             };
             self.waits += 1;
             self.next_event = 0;
-            match self.epoll.wait(&mut self.events, limit) {
+            match self.epoll.as_ref().expect("not closed").wait(&mut self.events, limit) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => other?,
             }

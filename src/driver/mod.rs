@@ -221,6 +221,9 @@ pub(crate) struct Driver {
 /// The most completions that one `poll` delivers (C10).
 const BATCH_MAX: usize = 1024;
 
+/// However slowly the completions come at shutdown, after so many times the limit it is over.
+const DRAINS_MAX: u32 = 10;
+
 impl Driver {
     pub(crate) fn new(choice: DriverChoice, sizes: Sizes, alarm: &'static Alarm) -> io::Result<Rc<Self>> {
         let pool = Pool::new(sizes.buffer_size, sizes.buffer_bytes_max);
@@ -346,7 +349,7 @@ impl Driver {
 
     /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
     fn try_now<O: Op>(&self, op: &mut O) -> Option<i32> {
-        if self.is_closed() {
+        if !self.nonblocking || self.is_closed() {
             return None;
         }
         loop {
@@ -474,7 +477,8 @@ impl Driver {
 
     fn deliver_one(&self, key: Key, mut answer: Answer, after: &mut Aftermath) {
         // The pool repeats an interrupted call by itself; and some operations must not be repeated.
-        if answer.is_interruption()
+        if answer.result < 0
+            && answer.is_interruption()
             && !self.table.is_pooled(key)
             && self.table.with(key, |op| op.may_repeat()) == Some(true)
         {
@@ -483,15 +487,23 @@ impl Driver {
             }
             answer.result = -libc::ECANCELED;
         }
-        match self.table.with(key, |op| op.complete(answer, after)) {
+        match self.table.complete(key, after, |op, after| op.complete(answer, after)) {
             Some(Step::Again) if self.table.is_cancel_asked(key) => {
                 self.table.finish(key, -libc::ECANCELED, after);
             }
             Some(Step::Again) => self.submit(key),
-            Some(Step::Done(result)) => self.table.finish(key, result, after),
             Some(Step::Stop) => self.cancel(key),
-            Some(Step::More) | None => {}
+            Some(Step::More | Step::Done(_)) | None => {}
         }
+    }
+
+    /// Whether the kernel or the pool has anything of ours, the driver's own operations included.
+    fn has_in_flight(&self) -> bool {
+        self.table.in_flight() > 0
+            || match &*self.backend.borrow() {
+                Backend::Uring(uring) => uring.is_draining(),
+                Backend::Epoll(_) => false,
+            }
     }
 
     /// Ends the driver (C12): cancels all, drains for at most `limit`, closes. Returns how many operations had to be
@@ -507,10 +519,11 @@ impl Driver {
             std::mem::forget(self.clone());
             return self.table.in_flight();
         }
-        let end = Instant::now() + limit;
         if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
-            uring.cancel_all(limit);
+            uring.cancel_all();
         }
+        // The limit counts from the last completion: a busy machine is not a kernel that does not answer.
+        let (mut end, last) = (Instant::now() + limit, Instant::now() + DRAINS_MAX * limit);
         // A panic of the program's destructors must not keep the rest from being drained; the panic hook told of it.
         let mut panics = Panics::default();
         loop {
@@ -518,35 +531,32 @@ impl Driver {
             for key in self.table.keys() {
                 self.cancel(key);
             }
-            let internal = match &*self.backend.borrow() {
-                Backend::Uring(uring) => uring.is_draining(),
-                Backend::Epoll(_) => false,
-            };
-            if self.table.in_flight() == 0 && !internal || Instant::now() >= end {
-                break;
-            }
+            let before = self.completions.get();
             let soon = Instant::now() + Duration::from_millis(20);
+            let wait = if self.has_in_flight() { Wait::Until(soon.min(end)) } else { Wait::No };
             let mut polled = Ok(());
             // Nobody else looks at the news any more, and with some unread the loop does not sleep.
             self.alarm.take_news();
-            panics.catch(|| polled = self.poll(Wait::Until(soon.min(end))));
-            if polled.is_err() {
+            panics.catch(|| polled = self.poll(wait));
+            if self.completions.get() > before {
+                end = (Instant::now() + limit).min(last);
+            }
+            if polled.is_err() || !self.has_in_flight() || Instant::now() >= end {
                 break;
             }
         }
         self.closed.set(true);
         self.alarm.disarm();
         let left = self.table.in_flight();
-        let is_draining = match &*self.backend.borrow() {
-            Backend::Uring(uring) => uring.is_draining(),
-            Backend::Epoll(_) => false,
-        };
-        if left > 0 || is_draining {
+        if self.has_in_flight() {
             // The kernel, or a thread of the pool, may still write into what these operations own.
             #[allow(clippy::mem_forget, reason = "C12: this is the one place where memory is leaked")]
             std::mem::forget(self.clone());
-        } else if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
-            uring.close_down();
+            return left;
+        }
+        match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => uring.close_down(),
+            Backend::Epoll(epoll) => epoll.close_down(),
         }
         left
     }

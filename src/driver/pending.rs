@@ -56,27 +56,31 @@ impl<O: Op> Future for Pending<O> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
         let this = &mut *self;
-        let key = match std::mem::replace(&mut this.stage, Stage::Over) {
-            Stage::New(mut op) => {
-                if let Some(result) = this.driver.try_now(&mut op) {
-                    return Poll::Ready((result, op));
-                }
-                let key = this.driver.table.insert(op, true);
-                this.stage = Stage::InFlight(key);
-                this.driver.submit(key);
-                key
+        let table = &this.driver.table;
+        if let Stage::InFlight(key) = this.stage {
+            if !table.poll(key, cx.waker()) {
+                return Poll::Pending;
             }
-            Stage::InFlight(key) => key,
-            Stage::Over => panic!("a future was polled after it had completed"),
-        };
-        if this.driver.table.poll(key, cx.waker()) {
             this.stage = Stage::Over;
             // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
-            Poll::Ready(unsafe { this.driver.table.take::<O>(key) })
-        } else {
-            this.stage = Stage::InFlight(key);
-            Poll::Pending
+            return Poll::Ready(unsafe { table.take::<O>(key) });
         }
+        let Stage::New(mut op) = std::mem::replace(&mut this.stage, Stage::Over) else {
+            panic!("a future was polled after it had completed");
+        };
+        if let Some(result) = this.driver.try_now(&mut op) {
+            return Poll::Ready((result, op));
+        }
+        let key = table.insert(op, true);
+        this.stage = Stage::InFlight(key);
+        this.driver.submit(key);
+        if table.is_done(key) {
+            this.stage = Stage::Over;
+            // SAFETY: as above: on a closed loop it is over at once.
+            return Poll::Ready(unsafe { table.take::<O>(key) });
+        }
+        table.set_waker(key, cx.waker());
+        Poll::Pending
     }
 }
 

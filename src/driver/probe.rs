@@ -222,7 +222,7 @@ fn one(ring: &mut Ring, entry: Entry) -> io::Result<Cqe> {
     while cqes.is_empty() {
         match ring.enter(1, true) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
-            _ => ring.reap(&mut cqes, 1),
+            _ => ring.reap(1, |cqe| cqes.push(cqe)),
         }
     }
     Ok(cqes[0])
@@ -258,7 +258,7 @@ fn try_multishot_receive(ring: &mut Ring) -> io::Result<bool> {
         while cqes.is_empty() {
             match ring.enter(1, true) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
-                _ => ring.reap(&mut cqes, 1),
+                _ => ring.reap(1, |cqe| cqes.push(cqe)),
             }
         }
     }

@@ -9,12 +9,12 @@
 //! - An operation is accessed through `with` only. The functions of an operation never reach its own slot again
 //!   (they may use every other one), so the `&mut` in there is the only one.
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::task::Waker;
 
-use crate::driver::{Aftermath, Op};
+use crate::driver::{Aftermath, Op, Step};
 
 /// Slots per page.
 const PAGE: usize = 64;
@@ -76,7 +76,8 @@ impl Slot {
 }
 
 pub(crate) struct Table {
-    pages: RefCell<Vec<Box<[Slot; PAGE]>>>,
+    /// Only `add_page` changes the list, and nothing keeps a reference to it.
+    pages: UnsafeCell<Vec<Box<[Slot; PAGE]>>>,
     first_free: Cell<u32>,
     in_flight: Cell<usize>,
 }
@@ -86,7 +87,7 @@ const NONE: u32 = u32::MAX;
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { pages: RefCell::default(), first_free: Cell::new(NONE), in_flight: Cell::new(0) }
+        Self { pages: UnsafeCell::default(), first_free: Cell::new(NONE), in_flight: Cell::new(0) }
     }
 
     /// Accepted operations without a final completion.
@@ -94,26 +95,31 @@ impl Table {
         self.in_flight.get()
     }
 
+    #[inline]
+    fn pages(&self) -> &[Box<[Slot; PAGE]>] {
+        // SAFETY: the list is only changed in `add_page`, and no reference from here is alive then.
+        unsafe { &*self.pages.get() }
+    }
+
+    #[inline]
     fn slot(&self, index: u32) -> &Slot {
-        let pages = self.pages.borrow();
-        let slot = &raw const pages[index as usize / PAGE][index as usize % PAGE];
+        let slot = &raw const self.pages()[index as usize / PAGE][index as usize % PAGE];
         // SAFETY: the page is boxed and neither moved nor freed before `self` (see the top of this file), so the slot
-        // outlives the borrow of the list of pages.
+        // outlives the reference to the list of pages.
         unsafe { &*slot }
     }
 
+    #[inline]
     fn live(&self, key: Key) -> Option<&Slot> {
-        if key.slot as usize >= self.pages.borrow().len() * PAGE {
-            return None;
-        }
-        let slot = self.slot(key.slot);
+        let slot = &raw const self.pages().get(key.slot as usize / PAGE)?[key.slot as usize % PAGE];
+        // SAFETY: as in `slot`.
+        let slot = unsafe { &*slot };
         (slot.generation.get() == key.generation && slot.state.get() != State::Free).then_some(slot)
     }
 
     fn add_page(&self) {
-        let mut pages = self.pages.borrow_mut();
-        let first = (pages.len() * PAGE) as u32;
-        pages.push(Box::new(std::array::from_fn(|i| Slot {
+        let first = (self.pages().len() * PAGE) as u32;
+        let page = Box::new(std::array::from_fn(|i| Slot {
             generation: Cell::new(0),
             next_free: Cell::new(if i + 1 < PAGE { first + i as u32 + 1 } else { NONE }),
             state: Cell::new(State::Free),
@@ -123,7 +129,9 @@ impl Table {
             waker: Cell::new(None),
             op: Cell::new(None),
             storage: UnsafeCell::new(MaybeUninit::uninit()),
-        })));
+        }));
+        // SAFETY: no reference to the list is alive: `pages` is private, and each use of it ends in its statement.
+        unsafe { &mut *self.pages.get() }.push(page);
         self.first_free.set(first);
     }
 
@@ -150,6 +158,36 @@ impl Table {
         slot.op.set(Some(op));
         self.in_flight.set(self.in_flight.get() + 1);
         Key { slot: index, generation: slot.generation.get() }
+    }
+
+    /// Whoever waits for the operation that was just inserted.
+    #[inline]
+    pub(crate) fn set_waker(&self, key: Key, waker: &Waker) {
+        self.slot(key.slot).waker.set(Some(waker.clone()));
+    }
+
+    /// Whether the operation is over.
+    #[inline]
+    pub(crate) fn is_done(&self, key: Key) -> bool {
+        self.slot(key.slot).state.get() == State::Done
+    }
+
+    /// A completion came: `f` says what follows. A final one ends the operation at once.
+    #[inline]
+    pub(crate) fn complete(
+        &self,
+        key: Key,
+        after: &mut Aftermath,
+        f: impl FnOnce(&mut dyn Op, &mut Aftermath) -> Step,
+    ) -> Option<Step> {
+        let slot = self.live(key)?;
+        let mut op = slot.op.get()?;
+        // SAFETY: as in `with`.
+        let step = f(unsafe { op.as_mut() }, after);
+        if let Step::Done(result) = step {
+            self.finish_slot(slot, key, result, after);
+        }
+        Some(step)
     }
 
     /// Calls `f` with the operation.
@@ -185,13 +223,21 @@ impl Table {
 
     /// The final completion came. Wakes the future of an attached operation.
     pub(crate) fn finish(&self, key: Key, result: i32, after: &mut Aftermath) {
-        let Some(slot) = self.live(key) else { return };
+        if let Some(slot) = self.live(key) {
+            self.finish_slot(slot, key, result, after);
+        }
+    }
+
+    #[inline]
+    fn finish_slot(&self, slot: &Slot, key: Key, result: i32, after: &mut Aftermath) {
         self.in_flight.set(self.in_flight.get() - 1);
         match slot.state.get() {
             State::Attached => {
                 slot.result.set(result);
                 slot.state.set(State::Done);
-                after.wake(slot.waker.take());
+                if let Some(waker) = slot.waker.take() {
+                    after.wake_one(waker);
+                }
             }
             State::Detached => {
                 self.with(key, |op| op.settle(result, after));
@@ -223,7 +269,7 @@ impl Table {
         let slot = self.slot(key.slot);
         debug_assert_eq!((slot.generation.get(), slot.state.get()), (key.generation, State::Done));
         let op = slot.op.take().expect("a live slot has an operation");
-        let value = if self.slot(key.slot).is_in_storage(op) {
+        let value = if Slot::is_inline::<O>() {
             // SAFETY: it was written there as an `O` (the caller's promise), and `op` was the only pointer to it.
             unsafe { op.cast::<O>().read() }
         } else {
@@ -276,7 +322,7 @@ impl Table {
 
     /// The keys of all operations in flight.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let slots = (self.pages.borrow().len() * PAGE) as u32;
+        let slots = (self.pages().len() * PAGE) as u32;
         let key = |index| Key { slot: index, generation: self.slot(index).generation.get() };
         (0..slots)
             .map(key)

@@ -22,7 +22,7 @@ use crate::driver::probe::Features;
 use crate::driver::table::Key;
 use crate::driver::{Answer, BATCH_MAX, Wait};
 use crate::sys::clock::Monotonic;
-use crate::sys::ring::{Cqe, Ring};
+use crate::sys::ring::Ring;
 
 /// The top bits of `user_data` say whose completion it is; the rest names it.
 const TAG: u64 = 0xF << 60;
@@ -41,6 +41,9 @@ const CQ_FACTOR: u32 = 8;
 /// Bounds of the kernel's worker threads: for files, and for everything that may wait for ever.
 const WORKERS_MAX: (u32, u32) = (8, 64);
 
+/// How long the kernel may take to cancel everything in one call; what is left is cancelled one by one.
+const SYNC_CANCEL_LIMIT: Duration = Duration::from_millis(50);
+
 struct Timer {
     at: Instant,
     number: u64,
@@ -55,7 +58,6 @@ pub(crate) struct Uring {
     waiting_cancels: VecDeque<Entry>,
     /// Operations that were cancelled before they were submitted.
     cancelled: Vec<Key>,
-    cqes: Vec<Cqe>,
     bell: RawFd,
     bell_count: Box<u64>,
     bell_armed: bool,
@@ -90,7 +92,6 @@ impl Uring {
             waiting: VecDeque::new(),
             waiting_cancels: VecDeque::new(),
             cancelled: Vec::new(),
-            cqes: Vec::with_capacity(BATCH_MAX),
             bell,
             bell_count: Box::new(0),
             bell_armed: false,
@@ -257,33 +258,30 @@ impl Uring {
     }
 
     fn reap(&mut self, batch: &mut Vec<(Key, Answer)>) {
-        let ring = self.ring.as_mut().expect("not closed");
-        ring.reap(&mut self.cqes, BATCH_MAX);
-        for cqe in self.cqes.drain(..) {
-            match cqe.user_data & TAG {
-                TAG_OP => {
-                    let answer = Answer {
-                        result: cqe.result,
-                        buffer: cqueue::buffer_select(cqe.flags),
-                        more: cqueue::more(cqe.flags),
-                        drained: false,
-                    };
-                    batch.push((Key::from_bits(cqe.user_data), answer));
-                }
-                TAG_BELL => self.bell_armed = false,
-                TAG_TIMER => {
-                    self.timers_in_flight -= 1;
-                    if self.timer.as_ref().is_some_and(|timer| timer.number == cqe.user_data & !TAG) {
-                        self.timer = None;
-                    }
-                }
-                _ => {}
+        let Self { ring, bell_armed, timers_in_flight, timer, .. } = self;
+        ring.as_mut().expect("not closed").reap(BATCH_MAX, |cqe| match cqe.user_data & TAG {
+            TAG_OP => {
+                let answer = Answer {
+                    result: cqe.result,
+                    buffer: cqueue::buffer_select(cqe.flags),
+                    more: cqueue::more(cqe.flags),
+                    drained: false,
+                };
+                batch.push((Key::from_bits(cqe.user_data), answer));
             }
-        }
+            TAG_BELL => *bell_armed = false,
+            TAG_TIMER => {
+                *timers_in_flight -= 1;
+                if timer.as_ref().is_some_and(|timer| timer.number == cqe.user_data & !TAG) {
+                    *timer = None;
+                }
+            }
+            _ => {}
+        });
     }
 
     /// The first step of a shutdown: asks to cancel everything, the driver's own operations included.
-    pub(crate) fn cancel_all(&mut self, limit: Duration) {
+    pub(crate) fn cancel_all(&mut self) {
         self.draining = true;
         if self.bell_armed {
             let cancel = self.ignored(opcode::AsyncCancel::new(TAG_BELL).build());
@@ -295,7 +293,7 @@ impl Uring {
         }
         // What was pushed has to be in the kernel to be found.
         if self.enter(false).is_ok() && self.features.sync_cancel {
-            let _ = self.ring.as_ref().expect("not closed").cancel_all(limit);
+            let _ = self.ring.as_ref().expect("not closed").cancel_all(SYNC_CANCEL_LIMIT);
         }
     }
 

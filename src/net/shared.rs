@@ -299,7 +299,9 @@ impl Shared {
     }
 
     fn wake_receiver(&self, after: &mut Aftermath) {
-        after.wake(self.receiver.take());
+        if let Some(waker) = self.receiver.take() {
+            after.wake_one(waker);
+        }
     }
 }
 

@@ -41,18 +41,30 @@ pub(crate) unsafe fn openat(path: *const libc::c_char, flags: i32, mode: u32) ->
     raw(unsafe { libc::openat(libc::AT_FDCWD, path, flags | libc::O_CLOEXEC, mode) } as isize)
 }
 
+/// Reads at an offset; from a pipe or a terminal, which have none, it just reads, as the ring does.
+///
 /// # Safety
 /// `address` points to `len` bytes that may be written.
-pub(crate) unsafe fn pread(fd: RawFd, address: *mut u8, len: usize, offset: u64) -> i32 {
+pub(crate) unsafe fn read_at(fd: RawFd, address: *mut u8, len: usize, offset: u64) -> i32 {
     // SAFETY: the caller's promise.
-    raw(unsafe { libc::pread64(fd, address.cast(), len, offset as i64) })
+    match raw(unsafe { libc::pread64(fd, address.cast(), len, offset as i64) }) {
+        // SAFETY: the caller's promise.
+        error if -error == libc::ESPIPE => unsafe { read(fd, address, len) },
+        result => result,
+    }
 }
 
+/// Writes at an offset, or just writes where there are none.
+///
 /// # Safety
 /// `address` points to `len` initialised bytes.
-pub(crate) unsafe fn pwrite(fd: RawFd, address: *const u8, len: usize, offset: u64) -> i32 {
+pub(crate) unsafe fn write_at(fd: RawFd, address: *const u8, len: usize, offset: u64) -> i32 {
     // SAFETY: the caller's promise.
-    raw(unsafe { libc::pwrite64(fd, address.cast(), len, offset as i64) })
+    match raw(unsafe { libc::pwrite64(fd, address.cast(), len, offset as i64) }) {
+        // SAFETY: the caller's promise.
+        error if -error == libc::ESPIPE => raw(unsafe { libc::write(fd, address.cast(), len) }),
+        result => result,
+    }
 }
 
 /// # Safety

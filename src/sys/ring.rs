@@ -152,15 +152,14 @@ impl Ring {
         pending > 0
     }
 
-    /// Copies up to `max` completions to `into` and gives their places back to the kernel.
-    pub(crate) fn reap(&mut self, into: &mut Vec<Cqe>, max: usize) {
+    /// Hands up to `max` completions to `each` and gives their places back to the kernel.
+    pub(crate) fn reap(&mut self, max: usize, mut each: impl FnMut(Cqe)) {
         let cq = self.cq.as_mut().expect("the views exist until drop");
         cq.sync();
-        into.extend(cq.by_ref().take(max).map(|e| Cqe {
-            user_data: e.user_data(),
-            result: e.result(),
-            flags: e.flags(),
-        }));
+        for _ in 0..max {
+            let Some(e) = cq.next() else { break };
+            each(Cqe { user_data: e.user_data(), result: e.result(), flags: e.flags() });
+        }
         cq.sync();
     }
 
