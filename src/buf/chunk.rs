@@ -37,10 +37,9 @@ enum Place {
 const COPY_MAX: usize = 4096;
 
 impl Chunk {
-    /// A chunk over the first `len` bytes of a pooled buffer. Takes over one reference of the buffer.
-    pub(crate) fn pooled(pool: Rc<Pool>, id: BufferId, len: usize) -> Self {
+    /// A chunk over the first `len` bytes of a pooled buffer at `first`. Takes over one reference of the buffer.
+    pub(crate) fn pooled(pool: Rc<Pool>, id: BufferId, first: *const u8, len: usize) -> Self {
         debug_assert!(len <= pool.buffer_size());
-        let first = pool.address(id);
         Self { place: Place::Pooled { pool, id }, first, len: len as u32 }
     }
 

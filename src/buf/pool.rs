@@ -143,12 +143,13 @@ impl Pool {
         self.ready.set(self.ready.get() + 1);
     }
 
-    /// The kernel filled buffer `id`: one reference now belongs to the caller.
-    pub(crate) fn filled(&self, id: BufferId) {
+    /// The kernel filled buffer `id`: one reference now belongs to the caller. Returns its address.
+    pub(crate) fn filled(&self, id: BufferId) -> *const u8 {
         let buffer = &mut self.buffers.borrow_mut()[id as usize];
         debug_assert_eq!(buffer.refs, 0, "the kernel filled a buffer that it did not have");
         buffer.refs = 1;
         self.ready.set(self.ready.get() - 1);
+        buffer.memory.as_ref().map_or(std::ptr::null(), |memory| memory.as_ptr())
     }
 
     /// A buffer to receive into without the kernel's help, or `None` at the limit. One reference belongs to the
@@ -162,8 +163,7 @@ impl Pool {
             self.grow(total.max(Self::INITIAL));
         }
         let id = self.free.borrow_mut().pop()?;
-        self.filled(id);
-        Some(Taken { id, address: self.address(id).cast_mut(), size: self.buffer_size })
+        Some(Taken { id, address: self.filled(id).cast_mut(), size: self.buffer_size })
     }
 
     pub(crate) fn share(&self, id: BufferId) {

@@ -467,9 +467,15 @@ impl Driver {
         let mut after = self.after.take();
         let mut panics = Panics::default();
         self.completions.set(self.completions.get() + batch.len() as u64);
-        for (key, answer) in batch.drain(..) {
-            panics.catch(|| self.deliver_one(key, answer, &mut after));
+        let mut rest = batch.drain(..);
+        while rest.len() > 0 {
+            panics.catch(|| {
+                for (key, answer) in rest.by_ref() {
+                    self.deliver_one(key, answer, &mut after);
+                }
+            });
         }
+        drop(rest);
         panics.catch(|| after.run());
         self.after.set(after);
         panics.resume();

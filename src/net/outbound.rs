@@ -126,9 +126,11 @@ impl<O: SendOp> Sending<'_, O> {
     }
 
     fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
-        let mut after = Aftermath::default();
-        self.shared.turn_over(result, &mut after);
-        after.run();
+        if result < 0 || !self.shared.turn_ends() {
+            let mut after = Aftermath::default();
+            self.shared.turn_over(result, &mut after);
+            after.run();
+        }
         let (bufs, sent) = op.into_parts();
         if result < 0 {
             Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
@@ -220,6 +222,16 @@ impl Shared {
         Ok(Turn { shared: self })
     }
 
+    /// The turn is free, if nobody waits for it.
+    fn turn_ends(&self) -> bool {
+        let nobody = self.outbound.queue.borrow().is_empty();
+        if nobody {
+            self.outbound.busy.set(false);
+            self.outbound.in_flight.set(None);
+        }
+        nobody
+    }
+
     /// The turn is free: the next one gets it.
     fn next_turn(&self, after: &mut Aftermath) {
         self.outbound.busy.set(false);
@@ -257,6 +269,9 @@ impl Shared {
 
     /// Who had the turn is done. After a failure the sending side is over: nothing more is sent, who waits hears of it.
     fn turn_over(&self, result: i32, after: &mut Aftermath) {
+        if result >= 0 && self.turn_ends() {
+            return;
+        }
         if result < 0 {
             if self.outbound.error.get().is_none() {
                 self.outbound.error.set(Some(-result));

@@ -82,13 +82,9 @@ impl<H> Place<H> {
         Self { server: server.clone(), index }
     }
 
-    fn is_ended(&self, cx: &Context<'_>) -> bool {
-        let mut connections = self.server.open.connections.borrow_mut();
-        let waker = &mut connections[self.index];
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        self.server.open.ended.get()
+    /// Ends the connection with this waker. A task has the same one all its life.
+    fn set_waker(&self, cx: &Context<'_>) {
+        self.server.open.connections.borrow_mut()[self.index] = Some(cx.waker().clone());
     }
 }
 
@@ -274,8 +270,12 @@ where
 {
     let server = &*place.server;
     let mut future = pin!((server.handler)(stream));
+    let mut is_first = true;
     let outcome = poll_fn(|cx| {
-        if place.is_ended(cx) {
+        if std::mem::take(&mut is_first) {
+            place.set_waker(cx);
+        }
+        if server.open.ended.get() {
             return Poll::Ready(Ok(Ok(())));
         }
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,13 +75,14 @@ pub(crate) struct Core {
 }
 
 thread_local! {
-    /// The loop that runs on this thread.
-    static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
+    /// The loop that runs on this thread. Without a destructor (there is nothing to drop: `Entered` takes the loop out
+    /// again), so looking is cheap, and allowed even while the thread ends.
+    static CURRENT: ManuallyDrop<RefCell<Option<Rc<Core>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// The loop that runs on this thread.
 pub(crate) fn try_current() -> Option<Rc<Core>> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    CURRENT.with(|current| current.borrow().clone())
 }
 
 /// The loop that runs on this thread, or a panic that says what is missing.
@@ -91,8 +93,7 @@ pub(crate) fn current() -> Rc<Core> {
 
 /// Puts `core` in as the current loop until the guard is dropped.
 pub(crate) fn enter(core: &Rc<Core>) -> Entered {
-    // A loop that a thread-local keeps may end when this variable is gone already: then nobody can ask for it either.
-    Entered { before: CURRENT.try_with(|current| current.replace(Some(core.clone()))).ok().flatten() }
+    Entered { before: CURRENT.with(|current| current.replace(Some(core.clone()))) }
 }
 
 pub(crate) struct Entered {
@@ -102,21 +103,20 @@ pub(crate) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         let before = self.before.take();
-        let _ = CURRENT.try_with(|current| current.replace(before));
+        let entered = CURRENT.with(|current| current.replace(before));
+        drop(entered); // outside the borrow
     }
 }
 
 /// Wakes a task if its loop runs on this thread.
 pub(crate) fn wake_here(key: TaskKey) -> bool {
-    CURRENT
-        .try_with(|current| match &*current.borrow() {
-            Some(core) if core.remote.id == key.loop_id => {
-                core.wake(key.slot, Some(key.generation));
-                true
-            }
-            _ => false,
-        })
-        .unwrap_or(false)
+    CURRENT.with(|current| match &*current.borrow() {
+        Some(core) if core.remote.id == key.loop_id => {
+            core.wake(key.slot, Some(key.generation));
+            true
+        }
+        _ => false,
+    })
 }
 
 impl Core {

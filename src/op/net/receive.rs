@@ -98,13 +98,15 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
     /// The chunk that a completion brought; `count` bytes.
     fn chunk(&mut self, answer: &Answer, count: usize) -> Chunk {
         let pool = self.pool().clone();
-        let pooled = match self.stage {
-            ReceiveStage::Multishot => answer.buffer.inspect(|id| pool.filled(*id)),
-            ReceiveStage::Single(id) => id,
-            ReceiveStage::Try | ReceiveStage::Poll => answer.buffer,
+        let pooled = match (self.stage, answer.buffer) {
+            (ReceiveStage::Multishot, Some(id)) => Some((id, pool.filled(id))),
+            (ReceiveStage::Try, Some(id)) | (ReceiveStage::Single(Some(id)), _) => {
+                Some((id, pool.address(id)))
+            }
+            _ => None,
         };
         match pooled {
-            Some(id) => Chunk::pooled(pool, id, count),
+            Some((id, first)) => Chunk::pooled(pool, id, first, count),
             None => {
                 let mut spare = self.spare.take().expect("bytes without a buffer");
                 // SAFETY: the kernel initialised `count` bytes, at most the capacity.
