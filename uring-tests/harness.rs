@@ -4,9 +4,13 @@ use std::env;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::panic::Location;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use proactor::net::{TcpListener, TcpStream};
 use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
 
 /// Declares tests once and makes one of each for every driver: `contract::uring::name` and `contract::epoll::name`.
@@ -119,4 +123,68 @@ fn warm_up(cx: Cx) {
     let event_loop = cx.builder().build().expect("a loop");
     let expected = if cx.is_uring() { DriverKind::IoUring } else { DriverKind::Epoll };
     assert_eq!(event_loop.report().driver(), expected);
+}
+
+/// Two ends of a TCP connection.
+pub(crate) async fn tcp_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let client = TcpStream::connect(listener.local_addr()?).await?;
+    Ok((client, listener.accept().await?))
+}
+
+/// A few turns of the loop, each of which looks at the kernel.
+pub(crate) async fn turns(count: usize) {
+    for _ in 0..count {
+        proactor::nop().await.expect("a nop");
+        proactor::yield_now().await;
+    }
+}
+
+/// Turns the loop until `condition` holds; it must within 20 seconds.
+#[track_caller]
+pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < end, "what {caller} waits for does not happen");
+            turns(1).await;
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Numbers that look random, the same in each run.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// A folder of this test, which is removed with all that is in it.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("proactor-test-{}-{number}", std::process::id()));
+        fs::create_dir(&path).expect("a folder for temporary files");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

@@ -1,6 +1,7 @@
 //! One test binary; every test runs on both drivers.
 
 mod choice;
+mod contract;
 mod costs;
 mod event_loop;
 mod harness;
