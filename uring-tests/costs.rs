@@ -332,8 +332,10 @@ fn a_turn_of_the_loop_is_one_enter(cx: Cx) {
         let after = metrics();
         let (enters, legs) = (after.enters - before.enters, 2 * ROUNDS as u64 + 2);
         println!("one connection: {:.2} enters per leg", enters as f64 / legs as f64);
-        // A send and the receive it leads to; the timing of the kernel may part them, but not more.
-        assert!(enters <= 2 * legs + 20, "{enters} enters for {legs} legs");
+        // On epoll a turn looks for events although its send was answered at once. On the ring one enter does all of
+        // it, but for the few times that the kernel parts a send from the receive it leads to.
+        let most = if cx.is_uring() { legs * 3 / 2 } else { 2 * legs } + 20;
+        assert!(enters <= most, "{enters} enters for {legs} legs");
         if cx.is_uring() {
             let completions = after.completions - before.completions;
             assert!((2 * legs - 2..=2 * legs + 20).contains(&completions), "{completions} for {legs} legs");

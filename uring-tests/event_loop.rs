@@ -66,17 +66,18 @@ fn run_until_complete_gives_the_result_and_leaves_other_tasks_for_the_next_run(c
     assert!(!event_loop.is_running() && !event_loop.is_closed());
     let turns = Rc::new(Cell::new(0));
     let count = turns.clone();
-    let task = event_loop.run_until_complete(async {
+    let mut task = None;
+    let run = event_loop.run_until_complete(async {
         assert!(event_loop.is_running());
-        spawn(async move {
+        task = Some(spawn(async move {
             for _ in 0..10 {
                 count.set(count.get() + 1);
                 yield_now().await;
             }
             "done"
-        })
+        }));
     });
-    let task = task.expect("the loop runs");
+    run.expect("the loop runs");
     assert!(!event_loop.is_running());
     assert_eq!(turns.get(), 0, "the main future was done before anything else ran");
     let text = event_loop.run_until_complete(async {
@@ -86,6 +87,7 @@ fn run_until_complete_gives_the_result_and_leaves_other_tasks_for_the_next_run(c
     });
     assert_eq!(text.expect("the loop runs"), "main");
     assert!((1..10).contains(&turns.get()), "{} turns", turns.get());
+    let task = task.expect("it was spawned");
     assert_eq!(event_loop.run_until_complete(task).expect("the loop runs").expect("a result"), "done");
     assert_eq!(turns.get(), 10);
 }
@@ -210,7 +212,6 @@ fn closing_twice_does_nothing_and_a_closed_loop_gives_errors(cx: Cx) {
     event_loop.stop();
     assert!(event_loop.report().to_string().contains("driver"));
     assert_eq!(event_loop.metrics().in_flight, 0);
-    assert!(format!("{event_loop:?}").contains("closed: true"));
 }
 
 fn callbacks_that_are_left_are_dropped_uncalled_when_the_loop_closes(cx: Cx) {
@@ -459,7 +460,6 @@ fn a_handle_knows_whether_its_callback_is_to_come(cx: Cx) {
     let later = event_loop.call_later(Duration::from_secs(1), || ()).expect("it is open");
     let copy = soon.clone();
     assert!(soon.is_pending() && copy.is_pending() && later.is_pending());
-    assert!(format!("{soon:?}").contains("pending: true"));
     event_loop.run_until_complete(sleep_in(Duration::from_millis(500))).expect("the loop runs");
     assert!(!soon.is_pending() && !copy.is_pending() && later.is_pending());
     event_loop.run_until_complete(sleep_in(Duration::from_millis(501))).expect("the loop runs");

@@ -123,7 +123,7 @@ fn a_task_whose_handle_is_dropped_goes_on(cx: Cx) {
             flag.set(true);
         });
         let mut task = Box::pin(task);
-        poll_fn(|cx| Poll::Ready(assert!(task.as_mut().poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx).is_pending())).await);
         drop(task);
         until(|| done.get()).await;
         Ok::<_, io::Error>(())
@@ -156,7 +156,7 @@ fn a_panic_fails_its_task_and_no_other(cx: Cx) {
 
 fn the_panic_of_a_task_can_be_raised_again(cx: Cx) {
     cx.run(async {
-        let error = spawn(async { panic!("raised twice") }).await.err().expect("the task panicked");
+        let error = spawn(async { panic!("raised twice") }).await.expect_err("the task panicked");
         assert_eq!(error.to_string(), "task panicked: raised twice");
         let raised = catch_unwind(AssertUnwindSafe(|| error.resume_panic())).expect_err("it panics");
         assert_eq!(raised.downcast_ref::<&str>(), Some(&"raised twice"));

@@ -390,7 +390,7 @@ fn a_sleep_wakes_whoever_polled_it_last(cx: Cx) {
 
         // From one task to another.
         let mut moved = Box::pin(proactor::sleep(Duration::from_secs(1)));
-        poll_fn(|cx| Poll::Ready(assert!(moved.as_mut().poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(moved.as_mut().poll(cx).is_pending())).await);
         spawn(moved).await.expect("a result").expect("nobody cancels");
     });
 }
