@@ -6,8 +6,6 @@ mod costs;
 mod event_loop;
 mod harness;
 mod load;
-mod pressure;
-mod serving;
 mod shutdown;
 mod streams;
 mod tasks;
