@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,9 +68,10 @@ async fn within<T>(main: impl Future<Output = T>) -> T {
     proactor::timeout(Duration::from_secs(120), main).await.expect("the test takes too long")
 }
 
-/// Waits, for a bounded time, until what was dropped has come back from the kernel.
+/// Waits, for a bounded time, until what was dropped has come back from the kernel and from the pool.
 async fn settled(event_loop: &EventLoop) {
-    for _ in 0..10_000 {
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end {
         let left = event_loop.metrics();
         if (left.tasks, left.timers, left.in_flight, left.buffers_in_use) == (0, 0, 0, 0) {
             return;
@@ -100,6 +101,16 @@ pub(crate) fn ring_refused() -> Option<io::Error> {
     EventLoop::builder().driver(DriverChoice::IoUring).build().err()
 }
 
+/// Says that a test, or a part of it, was not run. Not by `eprintln!`, which the test runner swallows.
+pub(crate) fn skip(reason: &str) {
+    static SKIPPED: AtomicU32 = AtomicU32::new(0);
+    let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // In one write, so that the lines of two threads do not mix. Without a standard error nobody is left to tell.
+    let _ = io::stderr().write_all(format!("\nSKIP {count}: {test}: {reason}\n").as_bytes());
+}
+
 /// Runs a test on one driver. Without io_uring the ring's half is skipped, loudly, or fails where it is required.
 pub(crate) fn on(driver: DriverChoice, test: impl FnOnce(Cx)) {
     let _alone = alone();
@@ -108,7 +119,7 @@ pub(crate) fn on(driver: DriverChoice, test: impl FnOnce(Cx)) {
     {
         let required = env::var("URING_TESTS_REQUIRE").is_ok_and(|names| names.contains("io_uring"));
         assert!(!required, "URING_TESTS_REQUIRE=io_uring, but: {reason}");
-        println!("SKIP: {reason}");
+        skip(&reason.to_string());
         return;
     }
     let cx = Cx { driver };

@@ -180,7 +180,8 @@ impl Table {
         after: &mut Aftermath,
         f: impl FnOnce(&mut dyn Op, &mut Aftermath) -> Step,
     ) -> Option<Step> {
-        let slot = self.live(key)?;
+        // Work that was left to its thread may answer after it was given up: it is done already.
+        let slot = self.live(key).filter(|slot| slot.state.get() != State::Done)?;
         let mut op = slot.op.get()?;
         // SAFETY: as in `with`.
         let step = f(unsafe { op.as_mut() }, after);
@@ -223,7 +224,7 @@ impl Table {
 
     /// The final completion came. Wakes the future of an attached operation.
     pub(crate) fn finish(&self, key: Key, result: i32, after: &mut Aftermath) {
-        if let Some(slot) = self.live(key) {
+        if let Some(slot) = self.live(key).filter(|slot| slot.state.get() != State::Done) {
             self.finish_slot(slot, key, result, after);
         }
     }
