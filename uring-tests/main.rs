@@ -1,5 +1,11 @@
 //! One test binary; every test runs on both drivers.
 
+#![allow(
+    clippy::async_yields_async,
+    clippy::unit_arg,
+    reason = "tests hand tasks out of futures, and checks around as values"
+)]
+
 mod choice;
 mod contract;
 mod costs;
