@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::poll;
 use proactor::fs::File;
 use proactor::net::{TcpListener, UnixStream};
-use proactor::{metrics, sleep, spawn, yield_now};
+use proactor::{EventLoop, Task, metrics, sleep, spawn, timeout, yield_now};
 
 use super::shutdown::Bomb;
 use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
@@ -24,7 +24,9 @@ both_drivers!(
     c14_wakers_may_use_the_runtime,
     c14_destructors_of_tasks_may_use_the_runtime,
     c14_destructors_of_sent_bytes_may_use_the_stream,
+    c14_a_panic_in_the_destructor_of_sent_bytes_loses_no_completion,
     c14_a_waker_whose_destructor_uses_the_listener_finds_nothing_borrowed,
+    c14_a_panic_in_a_waker_loses_no_other_wake_up,
     c14_a_panic_in_a_task_ends_that_task_only,
     c14_a_panic_in_the_destructor_of_a_result_ends_that_task_only,
 );
@@ -221,6 +223,42 @@ fn c14_destructors_of_sent_bytes_may_use_the_stream(cx: Cx) {
     });
 }
 
+/// What a task received. A panic may come out of the loop meanwhile; the loop can be run on after it.
+fn despite_panics(event_loop: &EventLoop, mut received: Task<io::Result<Option<Vec<u8>>>>) -> Vec<u8> {
+    for _ in 0..5 {
+        let waited = catch_unwind(AssertUnwindSafe(|| {
+            event_loop.run_until_complete(async {
+                let received = timeout(Duration::from_secs(20), &mut received).await;
+                turns(3).await;
+                received
+            })
+        }));
+        if let Ok(received) = waited {
+            let received = received.expect("the loop runs").expect("somebody else's completion was lost");
+            return received.expect("no panic").expect("no error").expect("bytes");
+        }
+    }
+    panic!("it panics for ever");
+}
+
+fn c14_a_panic_in_the_destructor_of_sent_bytes_loses_no_completion(cx: Cx) {
+    let event_loop = cx.builder().build().expect("a loop");
+    let main = async {
+        let (a, b) = UnixStream::pair()?;
+        let (c, d) = UnixStream::pair()?;
+        let received = spawn(async move { d.receive().await.map(|chunk| chunk.map(|chunk| chunk.to_vec())) });
+        turns(1).await;
+        Ok::<_, io::Error>((received, a, b, c))
+    };
+    let (received, a, b, c) = event_loop.run_until_complete(main).expect("runs").expect("all was begun");
+    // Outside of the loop, which sees both completions in one batch when it runs.
+    ACTION.set(Some(Box::new(|| panic!("as the test wants it"))));
+    let _ = a.write(Bytes::from_owner(Acting(vec![1; 10]))).expect("it is open");
+    let _ = c.write("bytes").expect("it is open");
+    assert_eq!(despite_panics(&event_loop, received), b"bytes");
+    drop((a, b, c));
+}
+
 /// A waker whose last clone runs user code when it is dropped.
 struct LastWord;
 
@@ -269,6 +307,25 @@ fn c14_a_waker_whose_destructor_uses_the_listener_finds_nothing_borrowed(cx: Cx)
         drop(theirs);
         Ok::<_, io::Error>(())
     });
+}
+
+fn c14_a_panic_in_a_waker_loses_no_other_wake_up(cx: Cx) {
+    let event_loop = cx.builder().build().expect("a loop");
+    let main = async {
+        let (a, b) = UnixStream::pair()?;
+        let (c, d) = UnixStream::pair()?;
+        let (b, waker) = (Rc::new(b), Waker::from(Arc::new(Hook)));
+        assert!(b.poll_receive(&mut Context::from_waker(&waker)).is_pending());
+        let received = spawn(async move { d.receive().await.map(|chunk| chunk.map(|chunk| chunk.to_vec())) });
+        turns(1).await;
+        Ok::<_, io::Error>((received, a, b, c))
+    };
+    let (received, a, b, c) = event_loop.run_until_complete(main).expect("runs").expect("all was begun");
+    ACTION.set(Some(Box::new(|| panic!("as the test wants it"))));
+    let _ = a.write("bytes").expect("it is open");
+    let _ = c.write("bytes").expect("it is open");
+    assert_eq!(despite_panics(&event_loop, received), b"bytes");
+    drop((a, b, c));
 }
 
 fn c14_a_panic_in_a_task_ends_that_task_only(cx: Cx) {
