@@ -14,7 +14,6 @@ mod harness;
 mod load;
 mod ops;
 mod pressure;
-mod serve;
 mod serving;
 mod shutdown;
 mod streams;
