@@ -92,8 +92,12 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Descriptors of this process, without those of `/proc` and `/sys`: the allocator of libc looks there for a moment, in
+/// any thread, and so does this function.
 pub(crate) fn open_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| !target.starts_with("/proc") && !target.starts_with("/sys")).count()
 }
 
 /// Why there is no ring here, if there is none.

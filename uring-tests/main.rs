@@ -14,6 +14,8 @@ mod harness;
 mod load;
 mod ops;
 mod pressure;
+mod processes;
+mod regressions;
 mod serving;
 mod shutdown;
 mod streams;
