@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -133,3 +134,20 @@ def busybox(cache):
         cache.mkdir(parents=True, exist_ok=True)
         Suite(codename(), cache).take("busybox-static", r"/bin/busybox$", target)
     return target
+
+
+def main(cache, what, *arguments):
+    """`packages.py CACHE busybox | kernel SUITE VERSION [--newer]` prints where it is, and a kernel's version."""
+    cache = Path(cache)
+    if what == "busybox":
+        print(busybox(cache))
+    else:
+        suite, version, *newer = arguments
+        print(*kernel(suite, version, cache, bool(newer)), sep="\t")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except Trouble as trouble:
+        sys.exit(f"ci/kernel-matrix: {trouble}")
