@@ -14,6 +14,7 @@ use crate::harness::{Cx, both_drivers, until};
 both_drivers!(
     an_error_of_a_handler_ends_its_connection_only,
     a_panic_of_a_handler_ends_its_connection_only,
+    a_handler_that_panics_before_its_future_is_told_too,
     no_more_connections_are_served_than_allowed,
     a_shutdown_lets_open_connections_finish,
     a_shutdown_ends_what_does_not_finish_in_time,
@@ -68,6 +69,23 @@ fn an_error_of_a_handler_ends_its_connection_only(cx: Cx) {
 
 fn a_panic_of_a_handler_ends_its_connection_only(cx: Cx) {
     assert_eq!(heard_after(cx, "p"), ["connection handler panicked: asked to panic"]);
+}
+
+fn a_handler_that_panics_before_its_future_is_told_too(cx: Cx) {
+    cx.run(async {
+        let (listener, address) = listen().await?;
+        let client = TcpStream::connect(address).await?;
+        let told = Rc::new(Cell::new(0));
+        let count = told.clone();
+        let handler = |stream: TcpStream| {
+            assert!(stream.peer_addr().is_err(), "as the test wants it");
+            async { Ok::<_, io::Error>(()) }
+        };
+        let serve = listener.serve(handler).on_error(move |_| count.set(count.get() + 1));
+        serve.until(until(|| told.get() == 1)).await?;
+        assert!(client.receive().await?.is_none());
+        Ok::<_, io::Error>(())
+    });
 }
 
 fn no_more_connections_are_served_than_allowed(cx: Cx) {

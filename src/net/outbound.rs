@@ -54,6 +54,11 @@ impl Outbound {
         self.bytes.get()
     }
 
+    /// Whether a send met the reset of the connection.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.error.get() == Some(libc::ECONNRESET)
+    }
+
     /// Drops everything that has not begun; who waits hears of it.
     fn give_up(&self, after: &mut Aftermath) {
         let queue = std::mem::take(&mut *self.queue.borrow_mut());

@@ -269,7 +269,8 @@ where
     E: fmt::Display + 'static,
 {
     let server = &*place.server;
-    let mut future = pin!((server.handler)(stream));
+    // The call too is made inside, so that it may panic.
+    let mut future = pin!(async { (server.handler)(stream).await });
     let mut is_first = true;
     let outcome = poll_fn(|cx| {
         if std::mem::take(&mut is_first) {

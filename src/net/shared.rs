@@ -161,6 +161,10 @@ impl Shared {
     fn ended(&self) -> Option<io::Result<()>> {
         match self.end.get() {
             End::Open => None,
+            // The kernel reports a reset once. If a send took it, the receive sees an end that looks clean.
+            End::Eof if self.outbound.was_reset() => {
+                Some(Err(io::Error::from_raw_os_error(libc::ECONNRESET)))
+            }
             End::Eof => Some(Ok(())),
             End::Failed(errno) => Some(Err(io::Error::from_raw_os_error(errno))),
         }
