@@ -556,7 +556,7 @@ impl Driver {
         let left = self.table.in_flight();
         if self.has_in_flight() {
             // The kernel, or a thread of the pool, may still write into what these operations own.
-            #[allow(clippy::mem_forget, reason = "C12: this is the one place where memory is leaked")]
+            #[allow(clippy::mem_forget, reason = "C12: leaked, never freed")]
             std::mem::forget(self.clone());
             return left;
         }
