@@ -12,7 +12,7 @@ use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use proactor::net::{TcpListener, TcpStream};
 use proactor::{DriverChoice, DriverKind, EventLoop, metrics, sleep, spawn, timeout};
 
-use crate::harness::{Cx, alone, both_drivers, ring_refused};
+use crate::harness::{Cx, alone, both_drivers, ring_refused, skip};
 
 both_drivers!(
     the_report_says_which_driver_runs_and_why_for_a_person_to_read,
@@ -204,7 +204,7 @@ fn the_environment_chooses_where_the_program_does_not() {
         assert_eq!(child("build epoll", &[("PROACTOR_DRIVER", value)]), by_program);
     }
     if let Some(reason) = ring_refused() {
-        println!("SKIP: the ring by the environment: {reason}");
+        skip(&format!("the ring by the environment: {reason}"));
         return;
     }
     let answer = child("build auto", &[("PROACTOR_DRIVER", "io_uring")]);
@@ -257,7 +257,7 @@ fn the_automatic_choice_is_the_modern_ring_and_else_epoll() {
         return;
     }
     if env::var("PROACTOR_DRIVER").is_ok_and(|value| !value.is_empty() && value != "auto") {
-        println!("SKIP: PROACTOR_DRIVER chooses");
+        skip("PROACTOR_DRIVER chooses");
         return;
     }
     let has = |name: &str| report.features().any(|(n, present)| n == name && present);
@@ -358,13 +358,13 @@ fn steady() -> String {
 fn an_echo_in_steady_state_makes_no_system_call_but_io_uring_enter() {
     let _alone = alone();
     if let Some(reason) = ring_refused() {
-        println!("SKIP: {reason}");
+        skip(&reason.to_string());
         return;
     }
     let log = env::temp_dir().join(format!("uring-tests-trace-{}", std::process::id()));
     let traceable = Command::new("strace").args(["-f", "-o"]).arg(&log).arg("true").output();
     if !traceable.is_ok_and(|output| output.status.success()) {
-        println!("SKIP: strace is not here or not allowed, so the system calls are not seen");
+        skip("strace is not here or not allowed, so the system calls are not seen");
         return;
     }
     let mut command = Command::new("strace");

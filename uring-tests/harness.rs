@@ -65,12 +65,19 @@ impl Cx {
 
 /// Every test ends: the limit is far beyond what any takes.
 async fn within<T>(main: impl Future<Output = T>) -> T {
-    proactor::timeout(Duration::from_secs(120), main).await.expect("the test takes too long")
+    proactor::timeout(patience(120), main).await.expect("the test takes too long")
+}
+
+/// So many seconds, or `URING_TESTS_SLOWER` times as many on a machine that is so much slower, as an emulated one is.
+pub(crate) fn patience(seconds: u64) -> Duration {
+    let factor = env::var("URING_TESTS_SLOWER")
+        .map_or(1, |text| text.parse().expect("URING_TESTS_SLOWER is a number"));
+    Duration::from_secs(seconds * factor)
 }
 
 /// Waits, for a bounded time, until what was dropped has come back from the kernel and from the pool.
 async fn settled(event_loop: &EventLoop) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + patience(20);
     while Instant::now() < end {
         let left = event_loop.metrics();
         if (left.tasks, left.timers, left.in_flight, left.buffers_in_use) == (0, 0, 0, 0) {
@@ -115,6 +122,27 @@ pub(crate) fn skip(reason: &str) {
     let _ = io::stderr().write_all(format!("\nSKIP {count}: {test}: {reason}\n").as_bytes());
 }
 
+/// Whether there are so many free descriptors and so much free memory for this test; else it is skipped, loudly. A test
+/// that takes more than some thirty descriptors or twenty mebibytes says so before anything else:
+/// `if !needs(2 * CONNECTIONS + 20, 0) { return }`.
+#[must_use]
+pub(crate) fn needs(descriptors: usize, mebibytes: usize) -> bool {
+    let number = |path: &str, line: &str, word: usize| {
+        let text = fs::read_to_string(path).expect("proc is mounted");
+        let found = text.lines().find_map(|l| l.strip_prefix(line)).expect("a line of that name");
+        // `unlimited` is no number.
+        found.split_whitespace().nth(word).expect("a number").parse().unwrap_or(usize::MAX)
+    };
+    let allowed = number("/proc/self/limits", "Max open files", 0).saturating_sub(open_descriptors());
+    let available = number("/proc/meminfo", "MemAvailable:", 0) / 1024;
+    if allowed < descriptors {
+        skip(&format!("{allowed} more descriptors are allowed, {descriptors} are needed"));
+    } else if available < mebibytes {
+        skip(&format!("{available} MiB of memory are free, {mebibytes} are needed"));
+    }
+    allowed >= descriptors && available >= mebibytes
+}
+
 /// Runs a test on one driver. Without io_uring the ring's half is skipped, loudly, or fails where it is required.
 pub(crate) fn on(driver: DriverChoice, test: impl FnOnce(Cx)) {
     let _alone = alone();
@@ -155,12 +183,12 @@ pub(crate) async fn turns(count: usize) {
     }
 }
 
-/// Turns the loop until `condition` holds; it must within 20 seconds.
+/// Turns the loop until `condition` holds; it must within 20 seconds, unless [`patience`] is asked for.
 #[track_caller]
 pub(crate) fn until(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();
     async move {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + patience(20);
         while !condition() {
             assert!(Instant::now() < end, "what {caller} waits for does not happen");
             turns(1).await;

@@ -16,7 +16,7 @@ use proactor::{DriverChoice, EventLoop, metrics, spawn, timeout, yield_now};
 use socket2::{Domain, Socket, Type};
 
 use crate::choice::limit_descriptors;
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, needs, skip};
 
 both_drivers!(
     a_hundred_thousand_short_connections_are_served_and_leave_nothing,
@@ -82,9 +82,8 @@ fn a_hundred_thousand_short_connections_are_served_and_leave_nothing(cx: Cx) {
 
 fn thousands_of_connections_echo_at_once(cx: Cx) {
     const CONNECTIONS: usize = 3000;
-    let allowed = limit_descriptors(1 << 20);
-    if allowed < 2 * CONNECTIONS as u64 + 200 {
-        println!("SKIP: only {allowed} descriptors are allowed");
+    limit_descriptors(1 << 20);
+    if !needs(2 * CONNECTIONS + 200, 0) {
         return;
     }
     cx.run(async {
@@ -250,7 +249,7 @@ fn ten_thousand_idle_connections_cost_little_memory(cx: Cx) {
     let answer = server.answer();
     server.end();
     if answer == "SKIP" {
-        println!("SKIP: fewer than {IDLE} descriptors are allowed");
+        skip(&format!("fewer than {IDLE} descriptors are allowed"));
         return;
     }
     let bytes: usize = answer.parse().expect("a number");
