@@ -181,6 +181,7 @@ impl Core {
     }
 
     /// Makes the task of `slot` ready, if it is still the one meant.
+    #[inline]
     fn wake(&self, slot: u32, generation: Option<u32>) {
         if let Some(entry) = self.tasks.borrow_mut().get_mut(slot as usize)
             && generation.is_none_or(|generation| generation == entry.generation)
