@@ -307,7 +307,7 @@ impl Epoll {
 
     fn attempt_now(&mut self, key: Key, table: &Table, batch: &mut Vec<(Key, Answer)>) {
         match table.with(key, |op| op.attempt()) {
-            Some(Attempt::Complete(answer)) => batch.push((key, answer)),
+            Some(Attempt::Complete(answer) | Attempt::Drained(answer)) => batch.push((key, answer)),
             Some(Attempt::Wait | Attempt::Later) => self.now.push_back(key),
             None => {}
         }
@@ -324,12 +324,14 @@ impl Epoll {
                 return;
             }
             shots += 1;
-            match table.with(key, |op| op.attempt()) {
-                Some(Attempt::Complete(answer)) => {
-                    if !answer.more {
+            let attempt = table.with(key, |op| op.attempt());
+            let is_drained = matches!(attempt, Some(Attempt::Drained(_)));
+            match attempt {
+                Some(Attempt::Complete(answer) | Attempt::Drained(answer)) => {
+                    if !answer.more() {
                         side.queue.pop();
                     }
-                    side.ready = side.ended || side.urgent || !answer.drained;
+                    side.ready = side.ended || side.urgent || !is_drained;
                     batch.push((key, answer));
                 }
                 Some(Attempt::Wait) => {

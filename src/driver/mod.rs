@@ -21,6 +21,7 @@
 
 mod aftermath;
 pub(crate) mod alarm;
+mod answer;
 pub(crate) mod blocking;
 mod close;
 pub(crate) mod control;
@@ -44,11 +45,12 @@ use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry;
 
-use crate::buf::{BufferId, Pool};
+use crate::buf::Pool;
 use crate::sys::fork;
 pub(crate) use aftermath::Aftermath;
 use aftermath::Panics;
 use alarm::Alarm;
+pub(crate) use answer::{Answer, Attempt};
 use blocking::{Call, Inbox};
 pub(crate) use close::Close;
 pub(crate) use pending::Pending;
@@ -68,51 +70,6 @@ pub(crate) enum Route {
     Now,
     /// In a thread of the pool.
     Pool,
-}
-
-/// One completion of an operation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Answer {
-    /// What the call returned, or a negative errno.
-    pub(crate) result: i32,
-    /// The pooled buffer that was filled.
-    pub(crate) buffer: Option<BufferId>,
-    /// Further completions will come.
-    pub(crate) more: bool,
-    /// The attempt took all there was: the next one has to wait for readiness (epoll only).
-    pub(crate) drained: bool,
-}
-
-impl Answer {
-    pub(crate) const fn once(result: i32) -> Self {
-        Self { result, buffer: None, more: false, drained: false }
-    }
-
-    fn is_interruption(&self) -> bool {
-        // -512 to -516 are ERESTARTSYS and its kin, which io_uring lets out for cancelled splices.
-        !self.more && matches!(-self.result, libc::EINTR | libc::EAGAIN | 512..=516)
-    }
-}
-
-/// What an attempt on the epoll driver led to.
-#[derive(Debug)]
-pub(crate) enum Attempt {
-    Complete(Answer),
-    /// Not ready: wait on the route.
-    Wait,
-    /// Ready, but the operation cannot take more in this turn.
-    Later,
-}
-
-impl Attempt {
-    /// From the result of a non-blocking call.
-    pub(crate) fn from_result(result: i32) -> Self {
-        match -result {
-            libc::EAGAIN => Self::Wait,
-            libc::EINTR => Self::Later,
-            _ => Self::Complete(Answer::once(result)),
-        }
-    }
 }
 
 /// What an operation makes of a completion.
@@ -308,50 +265,52 @@ impl Driver {
         metrics
     }
 
-    /// Accepts an operation whose resource takes what comes of it. The key is for `cancel`.
-    pub(crate) fn submit_detached<O: Op>(&self, op: O) -> Key {
-        let key = self.table.insert(op, false);
-        self.submit(key);
-        key
-    }
-
-    /// (Re)submits an operation of the table.
-    fn submit(&self, key: Key) {
+    /// Accepts an operation whose resource takes what comes of it. The key is for `cancel`; without one it is over
+    /// already, since the loop is gone.
+    pub(crate) fn submit_detached<O: Op>(&self, mut op: O) -> Option<Key> {
         if self.is_closed() {
-            // The loop is gone: nothing will be delivered any more, so the operation is over at once (C1).
-            self.end_after_close(key);
-            return;
+            let mut after = Aftermath::default();
+            op.settle(-libc::ECANCELED, &mut after);
+            drop(op);
+            after.run();
+            return None;
         }
-        let prepare = |op: &mut dyn Op| op.prepare(&self.features);
-        let mut call = None;
-        match &mut *self.backend.borrow_mut() {
-            Backend::Uring(uring) => match self.table.with(key, prepare).flatten() {
-                Some(entry) => uring.submit(entry, key),
-                None => call = self.table.with(key, |op| op.call()),
-            },
-            Backend::Epoll(epoll) => match self.table.with(key, |op| op.route()) {
-                Some(Route::Pool) => call = self.table.with(key, |op| op.call()),
-                Some(route) => epoll.enqueue(key, route),
-                None => {}
-            },
-        }
-        if let Some(call) = call {
-            self.table.set_pooled(key);
-            blocking::submit(key, call, &self.inbox);
-        }
+        Some(self.accept(op, false))
     }
 
-    fn end_after_close(&self, key: Key) {
-        let mut after = Aftermath::default();
-        self.table.finish(key, -libc::ECANCELED, &mut after);
-        after.run();
+    /// Accepts an operation, for a future that waits for it (`attached`) or for its resource.
+    #[inline]
+    fn accept<O: Op>(&self, op: O, attached: bool) -> Key {
+        self.table.insert(op, attached, |op, key| self.submit(op, key))
+    }
+
+    /// (Re)submits an operation of the table. (Generic, so that the first submission, whose operation is known, is
+    /// compiled in one piece.)
+    #[inline]
+    fn submit<O: Op + ?Sized>(&self, op: &mut O, key: Key) {
+        match &mut *self.backend.borrow_mut() {
+            Backend::Uring(uring) => {
+                if let Some(entry) = op.prepare(&self.features) {
+                    return uring.submit(entry, key);
+                }
+            }
+            Backend::Epoll(epoll) => {
+                let route = op.route();
+                if route != Route::Pool {
+                    return epoll.enqueue(key, route);
+                }
+            }
+        }
+        self.table.set_pooled(key);
+        blocking::submit(key, op.call(), &self.inbox);
+    }
+
+    fn submit_again(&self, key: Key) {
+        self.table.with(key, |op| self.submit(op, key));
     }
 
     /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
     fn try_now<O: Op>(&self, op: &mut O) -> Option<i32> {
-        if !self.nonblocking || self.is_closed() {
-            return None;
-        }
         loop {
             let route = op.route();
             let may_try = match &mut *self.backend.borrow_mut() {
@@ -362,13 +321,13 @@ impl Driver {
                 return None;
             }
             let attempt = op.attempt();
-            if matches!(attempt, Attempt::Wait | Attempt::Complete(Answer { drained: true, .. }))
+            if matches!(attempt, Attempt::Wait | Attempt::Drained(_))
                 && let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut()
             {
                 epoll.must_wait(route);
             }
             match attempt {
-                Attempt::Complete(answer) => {
+                Attempt::Complete(answer) | Attempt::Drained(answer) => {
                     let mut after = Aftermath::default();
                     let step = op.complete(answer, &mut after);
                     debug_assert!(after.is_empty(), "an operation that a future waits for wakes nobody (C2)");
@@ -481,26 +440,39 @@ impl Driver {
         panics.resume();
     }
 
-    fn deliver_one(&self, key: Key, mut answer: Answer, after: &mut Aftermath) {
-        // The pool repeats an interrupted call by itself; and some operations must not be repeated.
-        if answer.result < 0
-            && answer.is_interruption()
-            && !self.table.is_pooled(key)
-            && self.table.with(key, |op| op.may_repeat()) == Some(true)
-        {
-            if !self.table.is_cancel_asked(key) {
-                return self.submit(key);
-            }
-            answer.result = -libc::ECANCELED;
-        }
+    fn deliver_one(&self, key: Key, answer: Answer, after: &mut Aftermath) {
+        let answer = match answer.result {
+            0.. => answer,
+            _ => match self.repeat(key, answer) {
+                Some(answer) => answer,
+                None => return,
+            },
+        };
         match self.table.complete(key, after, |op, after| op.complete(answer, after)) {
+            Some(Step::More | Step::Done(_)) | None => {}
             Some(Step::Again) if self.table.is_cancel_asked(key) => {
                 self.table.finish(key, -libc::ECANCELED, after);
             }
-            Some(Step::Again) => self.submit(key),
+            Some(Step::Again) => self.submit_again(key),
             Some(Step::Stop) => self.cancel(key),
-            Some(Step::More | Step::Done(_)) | None => {}
         }
+    }
+
+    /// Submits an operation again that was interrupted (C6), or says what its failure is.
+    #[cold]
+    fn repeat(&self, key: Key, answer: Answer) -> Option<Answer> {
+        // The pool repeats an interrupted call by itself; and some operations must not be repeated.
+        if !answer.is_interruption()
+            || self.table.is_pooled(key)
+            || self.table.with(key, |op| op.may_repeat()) != Some(true)
+        {
+            return Some(answer);
+        }
+        if self.table.is_cancel_asked(key) {
+            return Some(Answer::once(-libc::ECANCELED));
+        }
+        self.submit_again(key);
+        None
     }
 
     /// Whether the kernel or the pool has anything of ours, the driver's own operations included.

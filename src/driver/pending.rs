@@ -40,6 +40,11 @@ impl<O: Op> Pending<O> {
         }
     }
 
+    /// Whether it was not polled yet.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.stage, Stage::New(_))
+    }
+
     /// The key for a cancel, once submitted and until the result was fetched.
     pub(crate) fn key(&self) -> Option<Key> {
         match self.stage {
@@ -54,37 +59,44 @@ impl<O: Op> Unpin for Pending<O> {}
 impl<O: Op> Future for Pending<O> {
     type Output = (i32, O);
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
         let this = &mut *self;
-        let table = &this.driver.table;
-        if let Stage::InFlight(key) = this.stage {
-            if !table.poll(key, cx.waker()) {
-                return Poll::Pending;
+        match &mut this.stage {
+            Stage::New(op) => {
+                let result = if this.driver.is_closed() {
+                    Some(-libc::ECANCELED)
+                } else if this.driver.wants_nonblocking() {
+                    this.driver.try_now(op)
+                } else {
+                    None
+                };
+                let op = this.take_back();
+                if let Some(result) = result {
+                    return Poll::Ready((result, op));
+                }
+                let key = this.driver.accept(op, true);
+                // Before the waker, whose `clone` is foreign code, and may panic.
+                this.stage = Stage::InFlight(key);
+                this.driver.table.set_waker(key, cx.waker());
+                Poll::Pending
             }
-            this.stage = Stage::Over;
-            // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
-            return Poll::Ready(unsafe { table.take::<O>(key) });
+            Stage::InFlight(key) => {
+                let key = *key;
+                if !this.driver.table.poll(key, cx.waker()) {
+                    return Poll::Pending;
+                }
+                this.stage = Stage::Over;
+                // SAFETY: this future inserted it as an `O`, and `poll` said that it is done.
+                Poll::Ready(unsafe { this.driver.table.take::<O>(key) })
+            }
+            Stage::Over => panic!("a future was polled after it had completed"),
         }
-        let Stage::New(mut op) = std::mem::replace(&mut this.stage, Stage::Over) else {
-            panic!("a future was polled after it had completed");
-        };
-        if let Some(result) = this.driver.try_now(&mut op) {
-            return Poll::Ready((result, op));
-        }
-        let key = table.insert(op, true);
-        this.stage = Stage::InFlight(key);
-        this.driver.submit(key);
-        if table.is_done(key) {
-            this.stage = Stage::Over;
-            // SAFETY: as above: on a closed loop it is over at once.
-            return Poll::Ready(unsafe { table.take::<O>(key) });
-        }
-        table.set_waker(key, cx.waker());
-        Poll::Pending
     }
 }
 
 impl<O: Op> Drop for Pending<O> {
+    #[inline]
     fn drop(&mut self) {
         let Stage::InFlight(key) = self.stage else { return };
         match self.driver.table.state(key) {

@@ -6,7 +6,7 @@
 //!   an operation is still in flight then (C12). So a reference to a slot lives as long as the table.
 //! - `Slot::op` is `Some` exactly from `insert` to `take` or `remove`, and points to a live operation: in the slot's
 //!   own storage if that is big enough, else in a box.
-//! - An operation is accessed through `with` only. The functions of an operation never reach its own slot again
+//! - An operation is accessed through `insert`, `with` and `complete` only. The functions of an operation never reach its own slot again
 //!   (they may use every other one), so the `&mut` in there is the only one.
 
 use std::cell::{Cell, UnsafeCell};
@@ -19,7 +19,7 @@ use crate::driver::{Aftermath, Op, Step};
 /// Slots per page.
 const PAGE: usize = 64;
 /// Bytes of an operation that fit into its slot; bigger ones are boxed.
-const INLINE: usize = 64;
+const INLINE: usize = 48;
 /// Generations have 28 bits: the rest of `user_data` is the slot and a tag.
 const GENERATION_MASK: u32 = (1 << 28) - 1;
 
@@ -135,8 +135,10 @@ impl Table {
         self.first_free.set(first);
     }
 
-    /// Accepts an operation.
-    pub(crate) fn insert<O: Op>(&self, op: O, attached: bool) -> Key {
+    /// Accepts an operation, for a future that waits for it (`attached`) or for its resource. `submit` gets it where it
+    /// stays from now on, and its key.
+    #[inline]
+    pub(crate) fn insert<O: Op>(&self, op: O, attached: bool, submit: impl FnOnce(&mut O, Key)) -> Key {
         if self.first_free.get() == NONE {
             self.add_page();
         }
@@ -147,7 +149,7 @@ impl Table {
         slot.state.set(if attached { State::Attached } else { State::Detached });
         slot.cancel_asked.set(false);
         slot.pooled.set(false);
-        let op: NonNull<O> = if Slot::is_inline::<O>() {
+        let mut op: NonNull<O> = if Slot::is_inline::<O>() {
             let place = slot.storage.get().cast::<O>();
             // SAFETY: the slot was free, so its storage is unused; size and alignment were checked.
             unsafe { place.write(op) };
@@ -157,19 +159,17 @@ impl Table {
         };
         slot.op.set(Some(op));
         self.in_flight.set(self.in_flight.get() + 1);
-        Key { slot: index, generation: slot.generation.get() }
+        let key = Key { slot: index, generation: slot.generation.get() };
+        // SAFETY: `op` was just put there, and nothing else accesses it before `submit` returns, which, like the
+        // functions of the operation, does not use the key to get at it (see the top of this file).
+        submit(unsafe { op.as_mut() }, key);
+        key
     }
 
     /// Whoever waits for the operation that was just inserted.
     #[inline]
     pub(crate) fn set_waker(&self, key: Key, waker: &Waker) {
         self.slot(key.slot).waker.set(Some(waker.clone()));
-    }
-
-    /// Whether the operation is over.
-    #[inline]
-    pub(crate) fn is_done(&self, key: Key) -> bool {
-        self.slot(key.slot).state.get() == State::Done
     }
 
     /// A completion came: `f` says what follows. A final one ends the operation at once.

@@ -12,9 +12,9 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, TimeoutFlags, Timespec};
-use io_uring::{cqueue, opcode};
 
 use crate::buf::Pool;
 use crate::driver::metrics::{Metrics, OPCODES};
@@ -114,10 +114,12 @@ impl Uring {
         metrics.submitted = self.submitted;
     }
 
+    #[inline]
     pub(crate) fn submit(&mut self, entry: Entry, key: Key) {
         self.push(entry.user_data(TAG_OP | key.to_bits()));
     }
 
+    #[inline]
     fn push(&mut self, entry: Entry) {
         let ring = self.ring.as_mut().expect("not closed");
         if !self.waiting.is_empty() || !self.waiting_cancels.is_empty() {
@@ -261,13 +263,7 @@ impl Uring {
         let Self { ring, bell_armed, timers_in_flight, timer, .. } = self;
         ring.as_mut().expect("not closed").reap(BATCH_MAX, |cqe| match cqe.user_data & TAG {
             TAG_OP => {
-                let answer = Answer {
-                    result: cqe.result,
-                    buffer: cqueue::buffer_select(cqe.flags),
-                    more: cqueue::more(cqe.flags),
-                    drained: false,
-                };
-                batch.push((Key::from_bits(cqe.user_data), answer));
+                batch.push((Key::from_bits(cqe.user_data), Answer::new(cqe.result, cqe.flags)));
             }
             TAG_BELL => *bell_armed = false,
             TAG_TIMER => {

@@ -54,8 +54,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn arm(self: &Rc<Self>) {
         let driver = self.descriptor.driver();
-        let key = driver.submit_detached(AcceptMulti::new(self.clone()));
-        if !driver.is_closed() {
+        if let Some(key) = driver.submit_detached(AcceptMulti::new(self.clone())) {
             self.accepting.set(Accepting::Armed(key));
         }
     }

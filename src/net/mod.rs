@@ -5,6 +5,7 @@
 
 mod addrs;
 mod halves;
+mod inbound;
 mod listener;
 mod outbound;
 mod passed;

@@ -3,7 +3,7 @@
 //! Who wants to send needs the *turn*. `send` takes it, or queues for it; `write` queues bytes, which go out together,
 //! vectored, when the turn comes to them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -29,6 +29,8 @@ enum Item {
 #[derive(Default)]
 struct Ticket {
     granted: Cell<bool>,
+    /// Whoever waited has it.
+    taken: Cell<bool>,
     waiter: Waiter,
 }
 
@@ -36,22 +38,37 @@ struct Ticket {
 pub(crate) struct Outbound {
     /// Somebody has the turn.
     busy: Cell<bool>,
+    /// The writing side was half-closed.
+    shut: Cell<bool>,
+    /// The errno that ended the sending side.
+    error: Cell<Option<i32>>,
+    /// The send that the kernel has, to be cancelled when the stream is dropped.
+    pub(crate) in_flight: Cell<Option<Key>>,
+    /// Made when something has to wait, which many connections never need.
+    backlog: OnceCell<Box<Backlog>>,
+}
+
+/// What waits for the turn.
+#[derive(Default)]
+struct Backlog {
     queue: RefCell<VecDeque<Item>>,
     /// Bytes of `write` that the kernel has not taken.
     bytes: Cell<usize>,
-    /// The send that the kernel has, to be cancelled when the stream is dropped.
-    pub(crate) in_flight: Cell<Option<Key>>,
-    /// The errno that ended the sending side.
-    error: Cell<Option<i32>>,
-    /// The writing side was half-closed.
-    shut: Cell<bool>,
     flushing: RefCell<Vec<Waker>>,
     spare: Cell<Option<Box<Batch>>>,
 }
 
 impl Outbound {
+    fn backlog(&self) -> &Backlog {
+        self.backlog.get_or_init(Box::default)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.get()
+        self.backlog.get().map_or(0, |backlog| backlog.bytes.get())
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.backlog.get().is_some_and(|backlog| !backlog.queue.borrow().is_empty())
     }
 
     /// Whether a send met the reset of the connection.
@@ -61,15 +78,16 @@ impl Outbound {
 
     /// Drops everything that has not begun; who waits hears of it.
     fn give_up(&self, after: &mut Aftermath) {
-        let queue = std::mem::take(&mut *self.queue.borrow_mut());
-        self.bytes.set(0);
+        let Some(backlog) = self.backlog.get() else { return };
+        let queue = std::mem::take(&mut *backlog.queue.borrow_mut());
+        backlog.bytes.set(0);
         for item in queue {
             match item {
                 Item::Bytes(bytes) => after.discard([bytes]),
                 Item::Turn(ticket) => after.wake(ticket.waiter.take()),
             }
         }
-        after.wake(self.flushing.borrow_mut().drain(..));
+        after.wake(backlog.flushing.borrow_mut().drain(..));
     }
 
     /// The stream is closed.
@@ -100,36 +118,35 @@ impl Drop for Turn<'_> {
 pub(crate) struct Sending<'a, O: SendOp> {
     shared: &'a Rc<Shared>,
     pending: Pending<O>,
-    stage: SendStage<'a>,
-}
-
-enum SendStage<'a> {
-    New,
-    Queued(Queued<'a>),
-    InFlight,
+    /// Somebody else had the turn.
+    queued: Option<Queued<'a>>,
 }
 
 impl<O: SendOp> Unpin for Sending<'_, O> {}
 
 impl<O: SendOp> Sending<'_, O> {
     /// Asks for the turn; ready when it is ours.
+    #[inline]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let SendStage::New = self.stage {
+        if self.queued.is_none() {
             self.shared.check_send()?;
             if !self.shared.outbound.busy.replace(true) {
                 return Poll::Ready(Ok(()));
             }
-            self.stage = SendStage::Queued(Queued::new(self.shared));
         }
-        if let SendStage::Queued(queued) = &mut self.stage {
-            std::task::ready!(queued.poll(cx))?;
-            // While it queued, the writing side may have been shut down. Dropped, it passes the turn on.
-            self.shared.check_send()?;
-            queued.done = true;
-        }
+        self.poll_queued(cx)
+    }
+
+    fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let queued = self.queued.get_or_insert_with(|| Queued::new(self.shared));
+        std::task::ready!(queued.poll(cx))?;
+        // While it queued, the writing side may have been shut down. Dropped, it passes the turn on.
+        self.shared.check_send()?;
+        queued.take_turn();
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
         if result < 0 || !self.shared.turn_ends() {
             let mut after = Aftermath::default();
@@ -148,18 +165,22 @@ impl<O: SendOp> Sending<'_, O> {
 impl<O: SendOp> Future for Sending<'_, O> {
     type Output = Result<O::Bufs, Failed<O::Bufs>>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if !matches!(this.stage, SendStage::InFlight) {
-            if let Err(error) = std::task::ready!(this.poll_turn(cx)) {
-                let (bufs, _) = this.pending.take_back().into_parts();
-                return Poll::Ready(Err(Failed::new(error, bufs, 0)));
-            }
-            this.stage = SendStage::InFlight;
+        if this.pending.is_new()
+            && let Err(error) = std::task::ready!(this.poll_turn(cx))
+        {
+            let (bufs, _) = this.pending.take_back().into_parts();
+            return Poll::Ready(Err(Failed::new(error, bufs, 0)));
         }
-        let polled = Pin::new(&mut this.pending).poll(cx);
-        this.shared.outbound.in_flight.set(this.pending.key());
-        polled.map(|(result, op)| this.end(result, op))
+        match Pin::new(&mut this.pending).poll(cx) {
+            Poll::Ready((result, op)) => Poll::Ready(this.end(result, op)),
+            Poll::Pending => {
+                this.shared.outbound.in_flight.set(this.pending.key());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -167,14 +188,13 @@ impl<O: SendOp> Future for Sending<'_, O> {
 struct Queued<'a> {
     shared: &'a Shared,
     ticket: Rc<Ticket>,
-    done: bool,
 }
 
 impl<'a> Queued<'a> {
     fn new(shared: &'a Shared) -> Self {
         let ticket = Rc::new(Ticket::default());
-        shared.outbound.queue.borrow_mut().push_back(Item::Turn(ticket.clone()));
-        Self { shared, ticket, done: false }
+        shared.outbound.backlog().queue.borrow_mut().push_back(Item::Turn(ticket.clone()));
+        Self { shared, ticket }
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -185,11 +205,16 @@ impl<'a> Queued<'a> {
         self.ticket.waiter.register(cx);
         Poll::Pending
     }
+
+    /// From now on somebody else sees to it that the turn is passed on.
+    fn take_turn(&self) {
+        self.ticket.taken.set(true);
+    }
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        if self.done {
+        if self.ticket.taken.get() {
             return;
         }
         if self.ticket.granted.get() {
@@ -197,7 +222,7 @@ impl Drop for Queued<'_> {
         } else {
             let is_other =
                 |item: &Item| !matches!(item, Item::Turn(ticket) if Rc::ptr_eq(ticket, &self.ticket));
-            self.shared.outbound.queue.borrow_mut().retain(is_other);
+            self.shared.outbound.backlog().queue.borrow_mut().retain(is_other);
         }
     }
 }
@@ -221,15 +246,15 @@ impl Shared {
         if !self.outbound.busy.replace(true) {
             return Ok(Turn { shared: self });
         }
-        let mut queued = Queued::new(self);
+        let queued = Queued::new(self);
         poll_fn(|cx| queued.poll(cx)).await?;
-        queued.done = true;
+        queued.take_turn();
         Ok(Turn { shared: self })
     }
 
     /// The turn is free, if nobody waits for it.
     fn turn_ends(&self) -> bool {
-        let nobody = self.outbound.queue.borrow().is_empty();
+        let nobody = !self.outbound.is_awaited();
         if nobody {
             self.outbound.busy.set(false);
             self.outbound.in_flight.set(None);
@@ -241,13 +266,14 @@ impl Shared {
     fn next_turn(&self, after: &mut Aftermath) {
         self.outbound.busy.set(false);
         self.outbound.in_flight.set(None);
+        let Some(backlog) = self.outbound.backlog.get() else { return };
         let mut batch: Option<Box<Batch>> = None;
         loop {
-            let mut queue = self.outbound.queue.borrow_mut();
+            let mut queue = backlog.queue.borrow_mut();
             match queue.front() {
                 Some(Item::Bytes(_)) if batch.as_ref().is_none_or(|batch| !batch.is_full()) => {
                     if let Some(Item::Bytes(bytes)) = queue.pop_front() {
-                        let spare = || self.outbound.spare.take().unwrap_or_else(Batch::new);
+                        let spare = || backlog.spare.take().unwrap_or_else(Batch::new);
                         batch.get_or_insert_with(spare).owners.push(bytes);
                     }
                 }
@@ -265,8 +291,7 @@ impl Shared {
         if let (Some(mut batch), Some(this)) = (batch, self.rc()) {
             self.outbound.busy.set(true);
             batch.fill();
-            let key = self.driver().submit_detached(SendBatch::new(this, batch));
-            if self.outbound.busy.get() {
+            if let Some(key) = self.driver().submit_detached(SendBatch::new(this, batch)) {
                 self.outbound.in_flight.set(Some(key));
             }
         }
@@ -288,21 +313,22 @@ impl Shared {
 
     /// Sends what `op` holds when its turn comes.
     pub(crate) fn send<O: SendOp>(self: &Rc<Self>, op: O) -> Sending<'_, O> {
-        Sending { shared: self, pending: Pending::new(self.driver(), op), stage: SendStage::New }
+        Sending { shared: self, pending: Pending::new(self.driver(), op), queued: None }
     }
 
     pub(crate) fn write(&self, bytes: Bytes) -> io::Result<usize> {
         self.check_send()?;
         if !bytes.is_empty() {
-            self.outbound.bytes.set(self.outbound.bytes.get() + bytes.len());
-            self.outbound.queue.borrow_mut().push_back(Item::Bytes(bytes));
+            let backlog = self.outbound.backlog();
+            backlog.bytes.set(backlog.bytes.get() + bytes.len());
+            backlog.queue.borrow_mut().push_back(Item::Bytes(bytes));
             if !self.outbound.busy.get() {
                 let mut after = Aftermath::default();
                 self.next_turn(&mut after);
                 debug_assert!(after.is_empty(), "nobody waits for a turn that is free");
             }
         }
-        Ok(self.outbound.bytes.get())
+        Ok(self.outbound.bytes())
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
@@ -310,11 +336,11 @@ impl Shared {
         if let Some(errno) = self.outbound.error.get() {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        if self.outbound.bytes.get() <= below {
+        if self.outbound.bytes() <= below {
             return Poll::Ready(Ok(()));
         }
         let waker = cx.waker().clone(); // foreign code, so before the borrow
-        let mut flushing = self.outbound.flushing.borrow_mut();
+        let mut flushing = self.outbound.backlog().flushing.borrow_mut();
         if !flushing.iter().any(|other| other.will_wake(&waker)) {
             flushing.push(waker);
         }
@@ -343,10 +369,11 @@ impl SendTarget for Shared {
 
     fn batch_over(&self, mut batch: Box<Batch>, result: i32, after: &mut Aftermath) {
         let bytes: usize = batch.owners.iter().map(Bytes::len).sum();
-        self.outbound.bytes.set(self.outbound.bytes.get().saturating_sub(bytes));
+        let backlog = self.outbound.backlog();
+        backlog.bytes.set(backlog.bytes.get().saturating_sub(bytes));
         after.discard(batch.owners.drain(..));
-        self.outbound.spare.set(Some(batch));
-        after.wake(self.outbound.flushing.borrow_mut().drain(..));
+        backlog.spare.set(Some(batch));
+        after.wake(backlog.flushing.borrow_mut().drain(..));
         self.turn_over(result, after);
     }
 }

@@ -261,33 +261,39 @@ fn is_over(error: &io::Error) -> bool {
     }
 }
 
-/// Runs one connection to its end, whatever that is.
-async fn serve_one<F, H, E>(place: Place<H>, stream: Stream<F>)
+/// Runs one connection to its end, whatever that is. (What it keeps is memory of each idle connection; an `async fn`
+/// would keep its arguments twice.)
+fn serve_one<F, H, E>(place: Place<H>, stream: Stream<F>) -> impl Future<Output = ()>
 where
     F: Family,
     H: AsyncFn(Stream<F>) -> Result<(), E>,
     E: fmt::Display + 'static,
 {
-    let server = &*place.server;
-    // The call too is made inside, so that it may panic.
-    let mut future = pin!(async { (server.handler)(stream).await });
-    let mut is_first = true;
-    let outcome = poll_fn(|cx| {
-        if std::mem::take(&mut is_first) {
-            place.set_waker(cx);
+    let mut stream = Some(stream);
+    async move {
+        let mut future = pin!(None);
+        let outcome = poll_fn(|cx| {
+            if place.server.open.ended.get() {
+                return Poll::Ready(Ok(Ok(())));
+            }
+            let poll = || {
+                if let Some(stream) = stream.take() {
+                    place.set_waker(cx);
+                    // The call too is made in here: it may panic.
+                    future.set(Some((place.server.handler)(stream)));
+                }
+                future.as_mut().as_pin_mut().expect("begun").poll(cx)
+            };
+            match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(polled) => polled.map(Ok),
+                Err(payload) => Poll::Ready(Err(payload)),
+            }
+        });
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => (place.server.on_error)(&ServeError::Handler(Box::new(error))),
+            Err(payload) => (place.server.on_error)(&ServeError::Panic(payload)),
         }
-        if server.open.ended.get() {
-            return Poll::Ready(Ok(Ok(())));
-        }
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(polled) => polled.map(Ok),
-            Err(payload) => Poll::Ready(Err(payload)),
-        }
-    });
-    match outcome.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => (server.on_error)(&ServeError::Handler(Box::new(error))),
-        Err(payload) => (server.on_error)(&ServeError::Panic(payload)),
     }
 }
 

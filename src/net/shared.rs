@@ -3,8 +3,7 @@
 //! Futures only wait here (DESIGN idea 2): dropping one loses nothing, since bytes stay in `inbound` and a send that
 //! has begun goes on.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -12,6 +11,7 @@ use std::task::{Context, Poll};
 use crate::buf::{Chunk, IoBufMut, Starved};
 use crate::driver::{Aftermath, Driver, Key, Pending};
 use crate::error::{Busy, Closed, Failed};
+use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
 use crate::op::net::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
@@ -46,11 +46,7 @@ enum End {
 pub(crate) struct Shared {
     pub(crate) descriptor: Descriptor,
     this: Weak<Self>,
-    /// The oldest chunk; nearly always the only one, so that an idle connection needs no memory for a queue.
-    first: Cell<Option<Chunk>>,
-    /// Those behind it.
-    inbound: RefCell<VecDeque<Chunk>>,
-    inbound_bytes: Cell<usize>,
+    pub(crate) inbound: Inbound,
     receiving: Cell<Receiving>,
     end: Cell<End>,
     receiver: Waiter,
@@ -72,9 +68,7 @@ impl Shared {
         Rc::new_cyclic(|this| Self {
             descriptor,
             this: this.clone(),
-            first: Cell::new(None),
-            inbound: RefCell::default(),
-            inbound_bytes: Cell::new(0),
+            inbound: Inbound::default(),
             receiving: Cell::new(Receiving::Idle),
             end: Cell::new(End::Open),
             receiver: Waiter::new(),
@@ -114,7 +108,7 @@ impl Shared {
             self.driver().cancel(key);
         }
         self.outbound.clear();
-        drop(self.take_inbound());
+        drop(self.inbound.take());
     }
 
     pub(crate) fn check_open(&self) -> io::Result<()> {
@@ -130,20 +124,9 @@ impl Shared {
     fn arm(&self, spare: bool) {
         let Some(this) = self.rc() else { return };
         debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single), "C9");
-        // Only a key that came back counts: on a closed loop the operation is over before this returns.
-        self.receiving.set(Receiving::Idle);
-        let key = self.driver().submit_detached(ReceiveMulti::new(this, spare));
-        if self.end.get() == End::Open && !self.driver().is_closed() {
+        if let Some(key) = self.driver().submit_detached(ReceiveMulti::new(this, spare)) {
             self.receiving.set(Receiving::Armed(key));
         }
-    }
-
-    /// Takes the oldest bytes that came.
-    fn take_chunk(&self) -> Option<Chunk> {
-        let chunk = self.first.take()?;
-        self.first.set(self.inbound.borrow_mut().pop_front());
-        self.inbound_bytes.set(self.inbound_bytes.get() - chunk.len());
-        Some(chunk)
     }
 
     /// What the result of a receive says about the stream: bytes, its end, or a failure.
@@ -172,9 +155,9 @@ impl Shared {
 
     pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.check_open()?;
-        if self.inbound_bytes.get() > 0 {
+        if self.inbound.bytes() > 0 {
             std::task::ready!(budget::spend(cx));
-            return Poll::Ready(Ok(self.take_chunk()));
+            return Poll::Ready(Ok(self.inbound.pop()));
         }
         if let Some(end) = self.ended() {
             return Poll::Ready(end.map(|()| None));
@@ -198,13 +181,13 @@ impl Shared {
     fn copy_inbound<B: IoBufMut>(&self, buf: &mut B) -> usize {
         let mut copied = 0;
         while copied < buf.capacity() {
-            let Some(mut chunk) = self.take_chunk() else { break };
+            let Some(mut chunk) = self.inbound.pop() else { break };
             let count = chunk.len().min(buf.capacity() - copied);
             crate::buf::write(buf, copied, &chunk[..count]);
             copied += count;
             if count < chunk.len() {
                 chunk.advance(count);
-                self.put_first(chunk);
+                self.inbound.push_first(chunk);
             }
         }
         copied
@@ -249,7 +232,7 @@ impl Shared {
     /// Waits until nothing is armed, or there are bytes already.
     pub(crate) fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check_open()?;
-        if self.inbound_bytes.get() > 0 {
+        if self.inbound.bytes() > 0 {
             return budget::spend(cx).map(Ok);
         }
         match self.receiving.get() {
@@ -275,31 +258,8 @@ impl Shared {
         Poll::Pending
     }
 
-    /// All bytes that came and were not taken.
-    pub(crate) fn take_inbound(&self) -> Vec<Chunk> {
-        std::iter::from_fn(|| self.take_chunk()).collect()
-    }
-
-    fn put_last(&self, chunk: Chunk) {
-        self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
-        match self.first.take() {
-            None => self.first.set(Some(chunk)),
-            first => {
-                self.first.set(first);
-                self.inbound.borrow_mut().push_back(chunk);
-            }
-        }
-    }
-
-    fn put_first(&self, chunk: Chunk) {
-        self.inbound_bytes.set(self.inbound_bytes.get() + chunk.len());
-        if let Some(second) = self.first.replace(Some(chunk)) {
-            self.inbound.borrow_mut().push_front(second);
-        }
-    }
-
     fn has_enough(&self) -> bool {
-        self.closed.get() || self.inbound_bytes.get() >= INBOUND_MARK
+        self.closed.get() || self.inbound.bytes() >= INBOUND_MARK
     }
 
     fn wake_receiver(&self, after: &mut Aftermath) {
@@ -327,7 +287,7 @@ impl ReceiveTarget for Shared {
         if self.closed.get() {
             return true; // nobody is left to take it
         }
-        self.put_last(chunk);
+        self.inbound.push_last(chunk);
         self.wake_receiver(after);
         self.has_enough()
     }
@@ -354,7 +314,7 @@ impl ReceiveTarget for Shared {
 
     fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath) {
         if !self.closed.get() {
-            self.put_first(Chunk::heap(bytes.to_vec()));
+            self.inbound.push_first(Chunk::heap(bytes.to_vec()));
             self.wake_receiver(after);
         }
     }
@@ -385,7 +345,7 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream")
             .field("fd", &self.descriptor.number())
-            .field("received", &self.inbound_bytes.get())
+            .field("received", &self.inbound.bytes())
             .field("queued", &self.outbound.bytes())
             .finish_non_exhaustive()
     }

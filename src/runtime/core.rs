@@ -81,6 +81,7 @@ thread_local! {
 }
 
 /// The loop that runs on this thread.
+#[inline]
 pub(crate) fn try_current() -> Option<Rc<Core>> {
     CURRENT.with(|current| current.borrow().clone())
 }
@@ -109,14 +110,15 @@ impl Drop for Entered {
 }
 
 /// Wakes a task if its loop runs on this thread.
+#[inline]
 pub(crate) fn wake_here(key: TaskKey) -> bool {
-    CURRENT.with(|current| match &*current.borrow() {
+    match try_current() {
         Some(core) if core.remote.id == key.loop_id => {
             core.wake(key.slot, Some(key.generation));
             true
         }
         _ => false,
-    })
+    }
 }
 
 impl Core {

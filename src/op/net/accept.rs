@@ -51,9 +51,9 @@ impl<T: AcceptTarget> Op for AcceptMulti<T> {
     }
 
     fn attempt(&mut self) -> Attempt {
-        match Attempt::from_result(socket::accept(self.fd())) {
-            Attempt::Complete(answer) => Attempt::Complete(Answer { more: answer.result >= 0, ..answer }),
-            other => other,
+        match socket::accept(self.fd()) {
+            result @ 0.. => Attempt::Complete(Answer::one_of_many(result, None)),
+            error => Attempt::from_result(error),
         }
     }
 
@@ -62,7 +62,7 @@ impl<T: AcceptTarget> Op for AcceptMulti<T> {
             return Step::Done(answer.result);
         }
         let enough = self.target.accepted(file::own(answer.result), after);
-        match (answer.more, enough) {
+        match (answer.more(), enough) {
             (true, false) => Step::More,
             (true, true) => Step::Stop,
             (false, false) => Step::Again,

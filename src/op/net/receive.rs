@@ -98,7 +98,7 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
     /// The chunk that a completion brought; `count` bytes.
     fn chunk(&mut self, answer: &Answer, count: usize) -> Chunk {
         let pool = self.pool().clone();
-        let pooled = match (self.stage, answer.buffer) {
+        let pooled = match (self.stage, answer.buffer()) {
             (ReceiveStage::Multishot, Some(id)) => Some((id, pool.filled(id))),
             (ReceiveStage::Try, Some(id)) | (ReceiveStage::Single(Some(id)), _) => {
                 Some((id, pool.address(id)))
@@ -118,7 +118,7 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
 
     /// Gives back a buffer that nothing was received into.
     fn put_back(&self, answer: &Answer) {
-        match (self.stage, answer.buffer) {
+        match (self.stage, answer.buffer()) {
             (ReceiveStage::Multishot, Some(id)) => {
                 self.pool().filled(id);
                 self.pool().release(id);
@@ -163,8 +163,11 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             return Attempt::from_result(result);
         }
         // A short receive took all there was (as a rule): the next edge tells of more.
-        let drained = (result as usize) < len && self.target.short_means_all();
-        Attempt::Complete(Answer { result, buffer: id, more: true, drained })
+        let answer = Answer::one_of_many(result, id);
+        match (result as usize) < len && self.target.short_means_all() {
+            true => Attempt::Drained(answer),
+            false => Attempt::Complete(answer),
+        }
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
@@ -181,7 +184,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         };
         let chunk = self.chunk(&answer, count);
         let enough = self.target.received(chunk, after);
-        match (self.stage, answer.more) {
+        match (self.stage, answer.more()) {
             (_, true) if enough => Step::Stop,
             (_, true) => Step::More,
             (ReceiveStage::Multishot, false) => Step::Done(SHOTS_OVER),
@@ -235,9 +238,10 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
         let result =
             unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
         match Attempt::from_result(result) {
-            Attempt::Complete(answer) => {
-                let drained = result > 0 && (result as usize) < len && self.target.short_means_all();
-                Attempt::Complete(Answer { drained, ..answer })
+            Attempt::Complete(answer)
+                if result > 0 && (result as usize) < len && self.target.short_means_all() =>
+            {
+                Attempt::Drained(answer)
             }
             other => other,
         }
