@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use proactor::net::{TcpListener, TcpStream};
 use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
 
+use crate::choice::limit_descriptors;
+
 /// Declares tests once and makes one of each for every driver: `contract::uring::name` and `contract::epoll::name`.
 macro_rules! both_drivers {
     ($($name:ident),* $(,)?) => {
@@ -39,6 +41,12 @@ impl Cx {
 
     pub(crate) fn is_uring(self) -> bool {
         self.driver == DriverChoice::IoUring
+    }
+
+    /// Whether the ring has this feature, named as in the driver's report.
+    pub(crate) fn has(self, feature: &str) -> bool {
+        let report = self.builder().build().expect("a loop").report();
+        report.features().any(|(name, present)| name == feature && present)
     }
 
     /// Runs `main` in a loop of its own and checks that nothing is left of it: no operation, no buffer, no task, no
@@ -124,7 +132,7 @@ pub(crate) fn skip(reason: &str) {
 
 /// Whether there are so many free descriptors and so much free memory for this test; else it is skipped, loudly. A test
 /// that takes more than some thirty descriptors or twenty mebibytes says so before anything else:
-/// `if !needs(2 * CONNECTIONS + 20, 0) { return }`.
+/// `if !needs(2 * CONNECTIONS + 20, 0) { return }`. The limit of this process is raised where that is allowed.
 #[must_use]
 pub(crate) fn needs(descriptors: usize, mebibytes: usize) -> bool {
     let number = |path: &str, line: &str, word: usize| {
@@ -133,7 +141,11 @@ pub(crate) fn needs(descriptors: usize, mebibytes: usize) -> bool {
         // `unlimited` is no number.
         found.split_whitespace().nth(word).expect("a number").parse().unwrap_or(usize::MAX)
     };
-    let allowed = number("/proc/self/limits", "Max open files", 0).saturating_sub(open_descriptors());
+    let allowed = || number("/proc/self/limits", "Max open files", 0).saturating_sub(open_descriptors());
+    if allowed() < descriptors {
+        limit_descriptors(1 << 20);
+    }
+    let allowed = allowed();
     let available = number("/proc/meminfo", "MemAvailable:", 0) / 1024;
     if allowed < descriptors {
         skip(&format!("{allowed} more descriptors are allowed, {descriptors} are needed"));

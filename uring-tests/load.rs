@@ -82,7 +82,6 @@ fn a_hundred_thousand_short_connections_are_served_and_leave_nothing(cx: Cx) {
 
 fn thousands_of_connections_echo_at_once(cx: Cx) {
     const CONNECTIONS: usize = 3000;
-    limit_descriptors(1 << 20);
     if !needs(2 * CONNECTIONS + 200, 0) {
         return;
     }

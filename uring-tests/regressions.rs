@@ -18,7 +18,7 @@ use proactor::thread::to_thread;
 use proactor::{EventLoop, JoinError, nop, spawn, timeout, yield_now};
 use socket2::{MsgHdr, SockRef};
 
-use crate::harness::{Cx, both_drivers, open_descriptors};
+use crate::harness::{Cx, both_drivers, needs, open_descriptors};
 
 both_drivers!(
     a_failed_send_gives_up_what_was_written_behind_it,
@@ -188,13 +188,16 @@ fn a_panic_in_with_socket_leaves_the_descriptor_open(cx: Cx) {
 }
 
 fn files_dropped_in_the_last_turn_are_closed(cx: Cx) {
+    if !needs(120, 0) {
+        return;
+    }
     for _ in 0..5 {
         let before = open_descriptors();
         let event_loop = new_loop(cx);
         let run = event_loop.run_until_complete(async {
             let mut files = Vec::new();
             for _ in 0..100 {
-                files.push(File::open("Cargo.toml").await?);
+                files.push(File::open("/proc/self/exe").await?);
             }
             Ok::<_, io::Error>(())
         });
@@ -319,7 +322,7 @@ fn descriptors_passed_over_a_unix_stream_do_not_hide_what_follows(cx: Cx) {
     cx.run(async {
         let (ours, peer) = StdUnixStream::pair()?;
         let stream = UnixStream::from_std(ours)?;
-        let passed = std::fs::File::open("Cargo.toml")?;
+        let passed = std::fs::File::open("/proc/self/exe")?;
         // A cmsghdr of SCM_RIGHTS, as cmsg(3) lays it out.
         let header = size_of::<usize>() + 2 * size_of::<i32>();
         let mut control = (header + size_of::<i32>()).to_ne_bytes().to_vec();

@@ -10,7 +10,7 @@ use proactor::fs::File;
 use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use proactor::{EventLoop, event_loop, interval, nop, sleep, spawn, timeout, yield_now};
 
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, needs};
 
 both_drivers!(
     a_loop_that_ends_with_thousands_of_operations_in_flight_leaves_nothing,
@@ -166,10 +166,16 @@ fn end_with_everything_in_flight(event_loop: EventLoop, count: usize, turns: usi
 }
 
 fn a_loop_that_ends_with_thousands_of_operations_in_flight_leaves_nothing(cx: Cx) {
+    if !needs(10_000, 600) {
+        return;
+    }
     end_with_everything_in_flight(cx.builder().build().expect("a loop"), 3000, 20);
 }
 
 fn a_loop_that_ends_again_and_again_with_everything_in_flight_leaves_nothing(cx: Cx) {
+    if !needs(500, 60) {
+        return;
+    }
     for round in 0..40 {
         // From before anything was submitted to long after; and with queues that overflow.
         let builder = cx.builder().ring_entries(if round % 2 == 0 { 8 } else { 1024 }).buffer_size(4096);
