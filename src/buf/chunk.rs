@@ -2,9 +2,8 @@
 #![allow(unsafe_code)]
 //!
 //! # Safety
-//! A chunk of the pool reads memory that the pool keeps alive and out of the kernel's hands while any chunk refers
-//! to it: the pool counts the references of each buffer (`pool.rs`), and gives a buffer back to the kernel only
-//! when the count is zero.
+//! A chunk reads memory that the pool keeps alive and out of the kernel's hands while any chunk refers to it: the pool
+//! counts the references (`pool.rs`), and gives a buffer back to the kernel only when the count is zero.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,6 +11,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::buf::pool::Home;
 use crate::buf::{BufferId, Pool};
 
 /// Received bytes, still in the buffer that the kernel wrote them into: no copy was made.
@@ -21,15 +21,11 @@ use crate::buf::{BufferId, Pool};
 ///
 /// Chunks stay on their loop's thread. `Bytes::from(chunk)` gives something that may leave it.
 pub struct Chunk {
-    place: Place,
+    pool: Rc<Pool>,
     first: *const u8,
     len: u32,
-}
-
-/// What keeps the bytes where they are.
-enum Place {
-    Pooled { pool: Rc<Pool>, id: BufferId },
-    Heap(Rc<Box<[u8]>>),
+    /// What keeps the bytes where they are.
+    home: Home,
 }
 
 /// Up to this size `Bytes::from` copies and gives the buffer back at once; a buffer taken out of the pool has to be
@@ -38,15 +34,17 @@ const COPY_MAX: usize = 4096;
 
 impl Chunk {
     /// A chunk over the first `len` bytes of a pooled buffer at `first`. Takes over one reference of the buffer.
+    #[inline]
     pub(crate) fn pooled(pool: Rc<Pool>, id: BufferId, first: *const u8, len: usize) -> Self {
         debug_assert!(len <= pool.buffer_size());
-        Self { place: Place::Pooled { pool, id }, first, len: len as u32 }
+        Self { pool, first, len: len as u32, home: Home::from(id) }
     }
 
-    pub(crate) fn heap(bytes: Vec<u8>) -> Self {
+    /// A chunk of `bytes`, which are no buffer of the pool.
+    pub(crate) fn heap(pool: Rc<Pool>, bytes: Vec<u8>) -> Self {
         let len = u32::try_from(bytes.len()).expect("a receive is below 4 GiB");
-        let bytes = Rc::new(bytes.into_boxed_slice());
-        Self { first: bytes.as_ptr(), place: Place::Heap(bytes), len }
+        let first = bytes.as_ptr();
+        Self { home: pool.keep(bytes), pool, first, len }
     }
 
     /// Splits off the first `at` bytes and returns them; `self` keeps the rest. Both share the buffer.
@@ -64,14 +62,8 @@ impl Chunk {
     #[must_use]
     pub fn split_to(&mut self, at: usize) -> Self {
         assert!(at <= self.len as usize, "split_to({at}) beyond a chunk of {} bytes", self.len);
-        let place = match &self.place {
-            Place::Pooled { pool, id } => {
-                pool.share(*id);
-                Place::Pooled { pool: pool.clone(), id: *id }
-            }
-            Place::Heap(bytes) => Place::Heap(bytes.clone()),
-        };
-        let head = Self { place, first: self.first, len: at as u32 };
+        self.pool.share(self.home);
+        let head = Self { pool: self.pool.clone(), first: self.first, len: at as u32, home: self.home };
         self.advance(at);
         head
     }
@@ -98,7 +90,7 @@ impl Deref for Chunk {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: `first` and `len` never leave what was received (`pooled`, `heap`, `advance`); those bytes are
-        // initialised, stay where they are as long as `place` lives, and nobody writes to them: not the kernel, while
+        // initialised, stay where they are as long as `home` is ours, and nobody writes to them: not the kernel, while
         // the buffer's reference count, of which this chunk holds one, is above zero.
         unsafe { std::slice::from_raw_parts(self.first, self.len as usize) }
     }
@@ -111,10 +103,9 @@ impl AsRef<[u8]> for Chunk {
 }
 
 impl Drop for Chunk {
+    #[inline]
     fn drop(&mut self) {
-        if let Place::Pooled { pool, id } = &self.place {
-            pool.release(*id);
-        }
+        self.pool.release(self.home);
     }
 }
 
@@ -127,10 +118,9 @@ impl fmt::Debug for Chunk {
 impl From<Chunk> for Bytes {
     /// Copies a small chunk; takes the buffer of a big one out of the pool, which replaces it when it needs one.
     fn from(chunk: Chunk) -> Self {
-        if let Place::Pooled { pool, id } = &chunk.place
-            && chunk.len as usize > COPY_MAX
-            && let start = chunk.first.addr() - pool.address(*id).addr()
-            && let Some(vec) = pool.take_out(*id, start + chunk.len as usize)
+        if chunk.len as usize > COPY_MAX
+            && let start = chunk.first.addr() - chunk.pool.address(chunk.home).addr()
+            && let Some(vec) = chunk.pool.take_out(chunk.home, start + chunk.len as usize)
         {
             return Bytes::from(vec).slice(start..);
         }

@@ -249,6 +249,7 @@ impl Table {
     }
 
     /// Whether the final completion came; if not, `waker` is called when it does.
+    #[inline]
     pub(crate) fn poll(&self, key: Key, waker: &Waker) -> bool {
         let slot = self.slot(key.slot);
         if slot.state.get() == State::Done {
@@ -266,6 +267,7 @@ impl Table {
     ///
     /// # Safety
     /// `key` names an operation that was inserted as an `O` and is `Done`.
+    #[inline]
     pub(crate) unsafe fn take<O: Op>(&self, key: Key) -> (i32, O) {
         let slot = self.slot(key.slot);
         debug_assert_eq!((slot.generation.get(), slot.state.get()), (key.generation, State::Done));

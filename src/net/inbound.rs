@@ -31,9 +31,14 @@ impl Inbound {
         let left = self.bytes.get() - chunk.len();
         self.bytes.set(left);
         if left > 0 {
-            self.first.set(self.rest().borrow_mut().pop_front());
+            self.move_up();
         }
         Some(chunk)
+    }
+
+    #[cold]
+    fn move_up(&self) {
+        self.first.set(self.rest().borrow_mut().pop_front());
     }
 
     #[inline]
@@ -41,8 +46,13 @@ impl Inbound {
         if self.bytes.replace(self.bytes.get() + chunk.len()) == 0 {
             self.first.set(Some(chunk));
         } else {
-            self.rest().borrow_mut().push_back(chunk);
+            self.push_behind(chunk);
         }
+    }
+
+    #[cold]
+    fn push_behind(&self, chunk: Chunk) {
+        self.rest().borrow_mut().push_back(chunk);
     }
 
     /// Puts the rest of a chunk, or one that was received before all others, in front.

@@ -314,7 +314,7 @@ impl ReceiveTarget for Shared {
 
     fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath) {
         if !self.closed.get() {
-            self.inbound.push_first(Chunk::heap(bytes.to_vec()));
+            self.inbound.push_first(Chunk::heap(self.driver().pool().clone(), bytes.to_vec()));
             self.wake_receiver(after);
         }
     }

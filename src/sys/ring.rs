@@ -113,6 +113,7 @@ impl Ring {
     ///
     /// # Safety
     /// What `entry` points to stays valid, and is left alone, until its final completion.
+    #[inline]
     pub(crate) unsafe fn push(&mut self, entry: &Entry) -> bool {
         // SAFETY: the caller's promise.
         unsafe { self.sq().push(entry) }.is_ok()

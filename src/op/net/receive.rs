@@ -11,7 +11,7 @@ use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
-use crate::buf::{Chunk, IoBufMut, Pool};
+use crate::buf::{BufferId, Chunk, IoBufMut, Pool};
 use crate::driver::{Aftermath, Answer, Attempt, BUFFER_GROUP, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::sys::file::LEN_MAX;
@@ -44,6 +44,8 @@ pub(crate) const SHOTS_OVER: i32 = 1;
 pub(crate) struct ReceiveMulti<T> {
     target: Rc<T>,
     stage: ReceiveStage,
+    /// The pooled buffer that a single receive was submitted with.
+    taken: Option<BufferId>,
     /// Where bytes go when the pool is at its limit.
     spare: Option<Vec<u8>>,
 }
@@ -56,8 +58,8 @@ enum ReceiveStage {
     Multishot,
     /// Waiting until there is something.
     Poll,
-    /// Receiving into this pooled buffer, or into the spare one.
-    Single(Option<u16>),
+    /// Receiving into the buffer that was taken, or into the spare one.
+    Single,
 }
 
 impl<T: ReceiveTarget> ReceiveMulti<T> {
@@ -66,11 +68,11 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
         let driver = target.descriptor().driver();
         let stage = match (driver.wants_nonblocking(), driver.pool().has_ring()) {
             (true, _) => ReceiveStage::Try,
-            (false, true) if spare => ReceiveStage::Single(None),
+            (false, true) if spare => ReceiveStage::Single,
             (false, true) => ReceiveStage::Multishot,
             (false, false) => ReceiveStage::Poll,
         };
-        Self { target, stage, spare: None }
+        Self { target, stage, taken: None, spare: None }
     }
 
     fn fd(&self) -> RawFd {
@@ -82,49 +84,56 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
     }
 
     /// A place for the next bytes: a pooled buffer, or the spare one. Submitted again, it keeps the one it has.
-    fn place(&mut self) -> (*mut u8, usize, Option<u16>) {
-        if let ReceiveStage::Single(Some(id)) = self.stage {
-            return (self.pool().address(id).cast_mut(), self.pool().buffer_size(), Some(id));
+    fn place(&mut self) -> (*mut u8, usize) {
+        if let Some(id) = self.taken {
+            return (self.pool().address(id.into()).cast_mut(), self.pool().buffer_size());
         }
         match self.pool().take() {
-            Some(taken) => (taken.address, taken.size, Some(taken.id)),
+            Some(taken) => {
+                self.taken = Some(taken.id);
+                (taken.address, taken.size)
+            }
             None => {
                 let spare = self.spare.get_or_insert_with(|| Vec::with_capacity(SPARE_SIZE));
-                (spare.as_mut_ptr(), SPARE_SIZE, None)
+                (spare.as_mut_ptr(), SPARE_SIZE)
             }
         }
     }
 
     /// The chunk that a completion brought; `count` bytes.
-    fn chunk(&mut self, answer: &Answer, count: usize) -> Chunk {
+    #[inline]
+    fn chunk(&mut self, answer: Answer, count: usize) -> Chunk {
         let pool = self.pool().clone();
-        let pooled = match (self.stage, answer.buffer()) {
-            (ReceiveStage::Multishot, Some(id)) => Some((id, pool.filled(id))),
-            (ReceiveStage::Try, Some(id)) | (ReceiveStage::Single(Some(id)), _) => {
-                Some((id, pool.address(id)))
-            }
-            _ => None,
-        };
-        match pooled {
-            Some((id, first)) => Chunk::pooled(pool, id, first, count),
-            None => {
-                let mut spare = self.spare.take().expect("bytes without a buffer");
-                // SAFETY: the kernel initialised `count` bytes, at most the capacity.
-                unsafe { spare.set_len(count) };
-                Chunk::heap(spare)
-            }
+        if let Some(id) = answer.buffer() {
+            // The kernel filled it, or (on epoll) an attempt, which had taken it from the pool.
+            let first = match self.stage {
+                ReceiveStage::Try => pool.address(id.into()),
+                _ => pool.filled(id),
+            };
+            return Chunk::pooled(pool, id, first, count);
         }
+        self.single_chunk(pool, count)
+    }
+
+    fn single_chunk(&mut self, pool: Rc<Pool>, count: usize) -> Chunk {
+        if let Some(id) = self.taken.take() {
+            let first = pool.address(id.into());
+            return Chunk::pooled(pool, id, first, count);
+        }
+        let mut spare = self.spare.take().expect("bytes without a buffer");
+        // SAFETY: the kernel initialised `count` bytes, at most the capacity.
+        unsafe { spare.set_len(count) };
+        Chunk::heap(pool, spare)
     }
 
     /// Gives back a buffer that nothing was received into.
-    fn put_back(&self, answer: &Answer) {
-        match (self.stage, answer.buffer()) {
-            (ReceiveStage::Multishot, Some(id)) => {
-                self.pool().filled(id);
-                self.pool().release(id);
-            }
-            (ReceiveStage::Single(Some(id)), _) => self.pool().release(id),
-            _ => {}
+    fn put_back(&mut self, answer: Answer) {
+        if let Some(id) = answer.buffer() {
+            self.pool().filled(id);
+            self.pool().release(id.into());
+        }
+        if let Some(id) = self.taken.take() {
+            self.pool().release(id.into());
         }
     }
 }
@@ -136,9 +145,8 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             ReceiveStage::Try => return None,
             ReceiveStage::Multishot => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
             ReceiveStage::Poll => opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build(),
-            ReceiveStage::Single(_) => {
-                let (address, len, id) = self.place();
-                self.stage = ReceiveStage::Single(id);
+            ReceiveStage::Single => {
+                let (address, len) = self.place();
                 opcode::Recv::new(fd, address, len as u32).build()
             }
         })
@@ -152,12 +160,13 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         if self.spare.is_some() {
             return Attempt::Later; // its bytes are not delivered yet
         }
-        let (address, len, id) = self.place();
+        let (address, len) = self.place();
         // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
         let result = unsafe { socket::receive(self.fd(), address, len) };
+        let id = self.taken.take();
         if result <= 0 {
             if let Some(id) = id {
-                self.pool().release(id);
+                self.pool().release(id.into());
             }
             self.spare = None;
             return Attempt::from_result(result);
@@ -175,14 +184,14 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             if answer.result < 0 {
                 return Step::Done(answer.result);
             }
-            self.stage = ReceiveStage::Single(None);
+            self.stage = ReceiveStage::Single;
             return Step::Again;
         }
         let Ok(count @ 1..) = usize::try_from(answer.result) else {
-            self.put_back(&answer);
+            self.put_back(answer);
             return Step::Done(answer.result);
         };
-        let chunk = self.chunk(&answer, count);
+        let chunk = self.chunk(answer, count);
         let enough = self.target.received(chunk, after);
         match (self.stage, answer.more()) {
             (_, true) if enough => Step::Stop,
