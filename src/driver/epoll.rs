@@ -300,7 +300,9 @@ impl Epoll {
                 side.ready = true;
                 side.ended |= ended;
                 side.urgent |= events & libc::EPOLLPRI as u32 != 0;
-                self.attempt(fd, direction, table, batch);
+                if side.queue.first.is_some() {
+                    self.attempt(fd, direction, table, batch);
+                }
             }
         }
     }
@@ -315,13 +317,14 @@ impl Epoll {
 
     /// Makes attempts for one direction until it is not ready any more or nobody waits for it.
     fn attempt(&mut self, fd: RawFd, direction: Direction, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+        let Some(readiness) = self.fds.get_mut(fd as usize) else { return };
+        let is_registered = readiness.registered;
+        let side = readiness.side(direction);
         let mut shots = 0;
         loop {
-            let side = self.readiness(fd).side(direction);
             let Some(key) = side.queue.first.filter(|_| side.ready) else { return };
             if shots == SHOTS_MAX || batch.len() >= BATCH_MAX {
-                self.due.push_back((fd, direction));
-                return;
+                break;
             }
             shots += 1;
             let attempt = table.with(key, |op| op.attempt());
@@ -336,20 +339,21 @@ impl Epoll {
                 }
                 Some(Attempt::Wait) => {
                     side.ready = false;
-                    if self.readiness(fd).registered {
+                    if is_registered {
                         return;
                     }
                     let Err(error) = self.register(fd) else { return };
                     // It cannot be waited for: no memory, too many watches, or no such thing as readiness.
-                    self.readiness(fd).side(direction).queue.pop();
+                    let side = self.readiness(fd).side(direction);
+                    side.queue.pop();
+                    side.ready = true; // so that the others hear the same
                     batch.push((key, Answer::once(-error.raw_os_error().unwrap_or(libc::EIO))));
+                    break;
                 }
-                Some(Attempt::Later) => {
-                    self.due.push_back((fd, direction));
-                    return;
-                }
+                Some(Attempt::Later) => break,
                 None => side.queue.pop(),
             }
         }
+        self.due.push_back((fd, direction));
     }
 }
