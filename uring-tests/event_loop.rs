@@ -97,8 +97,8 @@ fn run_forever_runs_until_it_is_stopped_and_can_be_run_again(cx: Cx) {
     for round in 0..5 {
         let log: Log<u32> = Log::default();
         event_loop.call_soon(note(&log, round)).expect("it is open");
-        event_loop.call_later(Duration::from_millis(2), stop).expect("it is open");
         let begin = Instant::now();
+        event_loop.call_later(Duration::from_millis(2), stop).expect("it is open");
         event_loop.run_forever().expect("the loop runs");
         assert!(begin.elapsed() >= Duration::from_millis(2));
         assert_eq!(log.take(), [round]);
