@@ -5,6 +5,8 @@ use std::env;
 use std::future::pending;
 use std::io;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ both_drivers!(
     without_a_thread_for_the_pool_work_fails_instead_of_spinning,
     after_a_fork_the_child_has_a_pool_of_its_own,
     an_event_loop_in_a_thread_local_ends_with_its_thread,
+    the_threads_of_all_loops_together_can_be_bounded,
     a_wrong_listen_fds_takes_no_descriptor_of_ours,
 );
 
@@ -52,6 +55,7 @@ fn in_a_child() {
         "no-threads" => no_threads(cx),
         "fork" => fork(cx),
         "thread-local" => thread_local(cx),
+        "threads-max" => threads_max(cx),
         "listen-fds" => wrong_listen_fds(cx),
         other => panic!("no such task: {other}"),
     };
@@ -160,6 +164,32 @@ fn thread_local(cx: Cx) -> Result<(), String> {
     });
     user.join().expect("the thread ends").expect("a nop");
     assert_eq!(open_descriptors(), before, "the loop was not closed");
+    Ok(())
+}
+
+fn the_threads_of_all_loops_together_can_be_bounded(cx: Cx) {
+    child(cx, "threads-max");
+}
+
+fn threads_max(cx: Cx) -> Result<(), String> {
+    to_thread::set_threads_max(2);
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let run = new_loop(cx).run_until_complete(async {
+        let works = (0..20).map(|_| {
+            let (running, most) = (running.clone(), most.clone());
+            spawn(to_thread::run_sync(move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::yield_now();
+                running.fetch_sub(1, Ordering::SeqCst);
+            }))
+        });
+        for work in works.collect::<Vec<_>>() {
+            timeout(LIMIT, work).await???;
+        }
+        Ok::<_, io::Error>(())
+    });
+    run.expect("the loop runs").expect("all of them ran");
+    assert!(most.load(Ordering::SeqCst) <= 2);
     Ok(())
 }
 

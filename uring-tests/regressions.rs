@@ -472,7 +472,7 @@ fn waiting_for_a_remote_task_for_ever_is_no_overflow(cx: Cx) {
     cx.run(async {
         let handle = proactor::current()?;
         let waited = to_thread::run_sync(move || {
-            let task = handle.spawn(async || {
+            let mut task = handle.spawn(async || {
                 yield_now().await;
                 7
             })?;
@@ -485,7 +485,7 @@ fn waiting_for_a_remote_task_for_ever_is_no_overflow(cx: Cx) {
 
 fn waiting_for_a_remote_task_on_its_own_thread_is_an_error(cx: Cx) {
     cx.run(async {
-        let task = proactor::current()?.spawn(async || 7)?;
+        let mut task = proactor::current()?.spawn(async || 7)?;
         // With the limit so that it is an error, not the end of the tests, where this is not noticed.
         let error = task.wait(Some(Duration::from_secs(2))).expect_err("it would wait for itself");
         assert!(error.to_string().contains("own thread"), "{error}");

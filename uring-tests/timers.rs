@@ -406,7 +406,7 @@ fn a_nearer_deadline_overtakes_a_farther_one_that_the_kernel_has(cx: Cx) {
             let thread = thread::spawn(move || {
                 let begin = Instant::now();
                 let due = Duration::from_micros(500 * (20 - round));
-                let near = handle.spawn(async move || {
+                let mut near = handle.spawn(async move || {
                     sleep(due).await.expect("nobody cancels");
                     begin.elapsed() >= due
                 })?;

@@ -5,15 +5,14 @@
 //! A [`Call`] carries addresses to another thread. They stay valid because the operation that owns what they point to
 //! is in flight until the call's result was delivered (C3), and the operation does not touch it meanwhile.
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::driver::alarm::Alarm;
 use crate::driver::table::Key;
-use crate::sys::{file, fork};
+use crate::driver::workers::{self, Job as _, Refused, Workers};
+use crate::sys::file;
 
 /// One call for a thread of the pool; its numbers and addresses are those of an operation in flight.
 pub(crate) enum Call {
@@ -93,96 +92,37 @@ struct Job {
     inbox: Arc<Inbox>,
 }
 
-#[derive(Default)]
-struct Shared {
-    jobs: VecDeque<Job>,
-    threads: usize,
-    idle: usize,
-    /// In which process the threads are.
-    forks: u32,
-}
-
-/// The threads are shared by all loops of the process and end when they had nothing to do for a while.
-static SHARED: Mutex<Shared> = Mutex::new(Shared { jobs: VecDeque::new(), threads: 0, idle: 0, forks: 0 });
-static NEWS: Condvar = Condvar::new();
-
-/// The most threads at a time; further calls wait their turn.
-const THREADS_MAX: usize = 64;
-const IDLE_MAX: Duration = Duration::from_secs(5);
-
-fn lock() -> MutexGuard<'static, Shared> {
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let forks = fork::generation();
-    if shared.forks != forks {
-        // A forked child has none of the parent's threads, and must not do the parent's work.
-        #[allow(clippy::mem_forget, reason = "they belong to the parent")]
-        std::mem::forget(std::mem::take(&mut shared.jobs));
-        *shared = Shared { forks, ..Shared::default() };
+impl workers::Job for Job {
+    fn run(self) {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.call.make()));
+        self.inbox.deliver(self.key, result.unwrap_or(-libc::EIO));
     }
-    shared
 }
+
+/// The threads are shared by all loops of the process.
+static WORKERS: Workers<Job> = Workers::new("proactor-blocking", 64);
 
 /// Hands `call` to a thread; its result arrives in `inbox` under `key`.
 pub(crate) fn submit(key: Key, call: Call, inbox: &Arc<Inbox>) {
-    let mut shared = lock();
-    shared.jobs.push_back(Job { key, call, inbox: inbox.clone() });
-    if shared.idle >= shared.jobs.len() {
-        NEWS.notify_one();
-        return;
-    }
-    if shared.threads < THREADS_MAX {
-        match std::thread::Builder::new().name("proactor-blocking".into()).spawn(work) {
-            Ok(_) => shared.threads += 1,
-            // Out of threads: the ones there are will come to it. Without any, it fails instead of waiting for ever.
-            Err(_) if shared.threads > 0 => {}
-            Err(_) => {
-                let job = shared.jobs.pop_back();
-                drop(shared);
-                if let Some(job) = job {
-                    // The thread's EAGAIN never gets out (C6).
-                    let result = match job.call {
-                        // Better late than never, and better here than not at all.
-                        call @ Call::Close { .. } => call.make(),
-                        _ => -libc::ENOMEM,
-                    };
-                    job.inbox.deliver(job.key, result);
-                }
-            }
+    let job = Job { key, call, inbox: inbox.clone() };
+    match Workers::submit(&&WORKERS, job) {
+        Ok(()) => {}
+        // Better late than never, and better here than not at all.
+        Err(Refused::NoThread(job, _) | Refused::Closed(job)) if matches!(job.call, Call::Close { .. }) => {
+            job.run()
         }
+        // The thread's EAGAIN never gets out (C6).
+        Err(Refused::NoThread(job, _) | Refused::Closed(job)) => job.inbox.deliver(job.key, -libc::ENOMEM),
     }
 }
 
 /// Takes back a call that no thread has begun; false if it is too late.
 pub(crate) fn cancel(key: Key, inbox: &Arc<Inbox>) -> bool {
-    let mut shared = lock();
-    let found = shared.jobs.iter().position(|job| job.key == key && Arc::ptr_eq(&job.inbox, inbox));
-    let job = found.and_then(|at| shared.jobs.remove(at));
-    drop(shared);
+    let job = WORKERS.take_back(|job| job.key == key && Arc::ptr_eq(&job.inbox, inbox));
     let taken_back = job.is_some();
     if let Some(job) = job {
         drop(job.call);
         inbox.deliver(key, -libc::ECANCELED);
     }
     taken_back
-}
-
-fn work() {
-    let mut shared = lock();
-    loop {
-        while let Some(Job { key, call, inbox }) = shared.jobs.pop_front() {
-            drop(shared);
-            // A job that panics has sent its panic to whoever waits; the thread goes on.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call.make()));
-            inbox.deliver(key, result.unwrap_or(-libc::EIO));
-            shared = lock();
-        }
-        shared.idle += 1;
-        let (guard, waited) = NEWS.wait_timeout(shared, IDLE_MAX).unwrap_or_else(PoisonError::into_inner);
-        shared = guard;
-        shared.idle -= 1;
-        if waited.timed_out() && shared.jobs.is_empty() {
-            shared.threads -= 1;
-            return;
-        }
-    }
 }

@@ -13,7 +13,7 @@ pub struct Metrics {
     pub completions: u64,
     /// How often the kernel asked to reap completions before it took more work.
     pub overflows: u64,
-    /// Operations accepted that have no final completion yet.
+    /// Operations accepted that have no final completion yet, and functions in threads that somebody waits for.
     pub in_flight: usize,
     /// Receive buffers there are.
     pub buffers_total: usize,

@@ -32,6 +32,7 @@ mod probe;
 mod report;
 mod table;
 mod uring;
+pub(crate) mod workers;
 
 pub use metrics::Metrics;
 pub use report::{DriverChoice, DriverKind, DriverReport};

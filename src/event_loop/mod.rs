@@ -1,5 +1,9 @@
 //! The loop as asyncio shows it: callbacks, soon or later, handles to take them back, and how new loops are made.
 
+mod executor;
+
+pub use executor::{InExecutor, run_in_executor, set_default_executor, shutdown_default_executor};
+
 use std::fmt;
 use std::io;
 use std::rc::{Rc, Weak};

@@ -16,6 +16,7 @@ use slab::Slab;
 use crate::driver::{Driver, Metrics, Wait};
 use crate::runtime::budget;
 use crate::runtime::clock::{Clock, GRACE};
+use crate::runtime::locals::Locals;
 use crate::runtime::remote::{self, Remote};
 use crate::runtime::task::{self, Info, Run, Task, TaskId, contain};
 use crate::runtime::timer::{Target, TimerKey, Timers};
@@ -72,6 +73,25 @@ pub(crate) struct Core {
     pub(crate) closed: Cell<bool>,
     main_woken: Cell<bool>,
     main_waker: OnceCell<Waker>,
+    /// How many waits for threads there are, which the driver does not know of.
+    elsewhere: Cell<usize>,
+    pub(crate) locals: Locals,
+}
+
+/// Counts a wait for something that happens in another thread: a virtual clock does not jump over it.
+pub(crate) struct Elsewhere(Rc<Core>);
+
+impl Elsewhere {
+    pub(crate) fn new(core: &Rc<Core>) -> Self {
+        core.elsewhere.set(core.elsewhere.get() + 1);
+        Self(core.clone())
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.0.elsewhere.set(self.0.elsewhere.get() - 1);
+    }
 }
 
 thread_local! {
@@ -139,6 +159,8 @@ impl Core {
             closed: Cell::new(false),
             main_woken: Cell::new(false),
             main_waker: OnceCell::new(),
+            elsewhere: Cell::new(0),
+            locals: Locals::default(),
         };
         let key = core.insert(None).expect("the first slot is free");
         debug_assert_eq!(key.slot, MAIN);
@@ -148,7 +170,9 @@ impl Core {
 
     pub(crate) fn metrics(&self) -> Metrics {
         let tasks = self.tasks.borrow().len() - 1;
-        Metrics { tasks, timers: self.timers.borrow().len(), ..self.driver.metrics() }
+        let of_driver = self.driver.metrics();
+        let in_flight = of_driver.in_flight + self.elsewhere.get();
+        Metrics { tasks, timers: self.timers.borrow().len(), in_flight, ..of_driver }
     }
 
     // ---- tasks ----
@@ -359,7 +383,8 @@ impl Core {
     /// A virtual clock jumps to the next deadline when everything waits for it.
     fn poll_virtual(&self, next: Instant) -> io::Result<()> {
         let before = self.driver.completions();
-        let grace = if self.driver.in_flight() > 0 { Wait::Until(Instant::now() + GRACE) } else { Wait::No };
+        let is_busy = self.driver.in_flight() + self.elsewhere.get() > 0;
+        let grace = if is_busy { Wait::Until(Instant::now() + GRACE) } else { Wait::No };
         self.driver.poll(grace)?;
         let idle = self.ready.borrow().is_empty()
             && self.driver.completions() == before
@@ -410,6 +435,7 @@ impl Core {
         self.ready.borrow_mut().clear();
         calls.into_iter().for_each(|call| contain(|| drop(call)));
         timers.into_iter().for_each(|timer| contain(|| drop(timer)));
+        self.locals.take_all().into_iter().for_each(|local| contain(|| drop(local)));
         let leaked = self.driver.shut_down(drain);
         self.remote.close().into_iter().for_each(|late| contain(|| drop(late)));
         drop(entered);

@@ -4,14 +4,16 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::Location;
-use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::driver::DriverReport;
-use crate::error::{Cancelled, JoinError, TimedOut};
+use crate::error::JoinError;
 use crate::runtime::core::{self, Core};
+use crate::runtime::outcome::{Arrival, Outcome, Promise};
+use crate::runtime::park::block_on;
 use crate::runtime::remote::Remote;
 
 /// The one way into an event loop from other threads. Cheap to clone; it does not keep the loop alive.
@@ -65,13 +67,13 @@ impl LoopHandle {
     {
         let outcome = Arc::new(Outcome::default());
         // Whatever becomes of the closure (run, refused, dropped by a closing loop), the waiting side hears of it.
-        let promise = Promise(outcome.clone());
+        let promise = Promise::new(&outcome, "the event loop ended");
         let spawned_at = Location::caller();
         self.call_soon_threadsafe(move || {
             let task = core::current().spawn(async move { function().await }, spawned_at);
             drop(core::current().spawn(
                 async move {
-                    promise.0.settle(task.await);
+                    promise.settle(task.await);
                 },
                 spawned_at,
             ));
@@ -96,56 +98,6 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-/// Where the result of a task arrives for another thread.
-struct Outcome<T> {
-    state: Mutex<State<T>>,
-    arrived: Condvar,
-}
-
-struct State<T> {
-    result: Option<Result<T, JoinError>>,
-    settled: bool,
-    waker: Option<Waker>,
-}
-
-impl<T> Default for Outcome<T> {
-    fn default() -> Self {
-        let state = State { result: None, settled: false, waker: None };
-        Self { state: Mutex::new(state), arrived: Condvar::new() }
-    }
-}
-
-impl<T> Outcome<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first result counts.
-    fn settle(&self, result: Result<T, JoinError>) {
-        let mut state = self.lock();
-        if state.settled {
-            return;
-        }
-        state.settled = true;
-        state.result = Some(result);
-        let waker = state.waker.take();
-        drop(state);
-        self.arrived.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// Settles the outcome when nobody else did.
-struct Promise<T>(Arc<Outcome<T>>);
-
-impl<T> Drop for Promise<T> {
-    fn drop(&mut self) {
-        self.0.settle(Err(JoinError::Cancelled(Cancelled::with_message("the event loop ended"))));
-    }
-}
-
 /// A task in another thread's loop. Wait for it, or await it in a loop of your own; dropping it detaches the task.
 pub struct RemoteTask<T> {
     outcome: Arc<Outcome<T>>,
@@ -156,28 +108,13 @@ impl<T> RemoteTask<T> {
     /// Blocks this thread until the task is over, or for at most `limit`.
     ///
     /// # Errors
-    /// [`TimedOut`] (and the task goes on), or why the task gave no result, both as an [`io::Error`]. On the loop's own
+    /// [`TimedOut`](crate::TimedOut) (and the task goes on), or why the task gave no result, both as an [`io::Error`]. On the loop's own
     /// thread, where it would wait for itself.
-    pub fn wait(self, limit: Option<Duration>) -> io::Result<T> {
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<T> {
         if core::try_current().is_some_and(|core| std::ptr::eq(core.remote, self.remote)) {
             return Err(io::Error::other("the loop's own thread cannot block on its task: await it instead"));
         }
-        // Beyond the end of the clock is for ever.
-        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let mut state = self.outcome.lock();
-        loop {
-            if let Some(result) = state.result.take() {
-                return Ok(result?);
-            }
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            state = match left {
-                Some(Duration::ZERO) => return Err(TimedOut.into()),
-                Some(left) => {
-                    self.outcome.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.outcome.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
+        Ok(block_on(pin!(Arrival(&self.outcome)), limit)??)
     }
 }
 
@@ -185,17 +122,7 @@ impl<T> Future for RemoteTask<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let waker = cx.waker().clone(); // foreign code, so before the lock
-        let mut state = self.outcome.lock();
-        if let Some(result) = state.result.take() {
-            drop(state);
-            return Poll::Ready(result);
-        }
-        assert!(!state.settled, "a task was awaited again after it had given its result");
-        let old = state.waker.replace(waker);
-        drop(state);
-        drop(old);
-        Poll::Pending
+        self.outcome.poll(cx)
     }
 }
 

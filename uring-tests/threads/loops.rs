@@ -14,6 +14,7 @@ use proactor::net::{TcpListener, TcpStream};
 use proactor::{EventLoop, LoopHandle, RemoteTask, event_loop, metrics, nop, sleep, spawn, yield_now};
 
 use crate::harness::{Cx, both_drivers};
+use crate::threads::LIMIT;
 
 both_drivers!(
     calls_of_one_thread_are_made_in_their_order,
@@ -37,9 +38,6 @@ both_drivers!(
     a_loop_may_be_made_and_run_on_any_thread,
     stop_can_be_called_from_another_thread,
 );
-
-/// Far beyond what anything here takes.
-const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
 
 /// A loop that runs on a thread of its own until it is told to stop.
 struct Elsewhere {
@@ -170,7 +168,7 @@ fn a_task_from_another_thread_runs_in_the_loop_and_gives_its_result_back(cx: Cx)
     let tasks: Vec<_> = (0..1000_u64)
         .map(|n| elsewhere.handle.spawn(async move || n * 2).expect("the loop is open"))
         .collect();
-    let sum: u64 = tasks.into_iter().map(|task| task.wait(LIMIT).expect("a result")).sum();
+    let sum: u64 = tasks.into_iter().map(|mut task| task.wait(LIMIT).expect("a result")).sum();
     assert_eq!(sum, 999_000);
     elsewhere.stop();
 }
@@ -195,7 +193,7 @@ fn a_remote_task_can_be_awaited_in_another_loop(cx: Cx) {
 
 fn a_remote_task_that_panics_says_so_to_whoever_waits(cx: Cx) {
     let elsewhere = Elsewhere::start(cx);
-    let task: RemoteTask<()> = elsewhere.handle.spawn(async || panic!("over there")).expect("it is open");
+    let mut task: RemoteTask<()> = elsewhere.handle.spawn(async || panic!("over there")).expect("it is open");
     let error = task.wait(LIMIT).expect_err("it panicked");
     assert!(error.to_string().contains("over there"), "{error}");
     let handle = elsewhere.handle.clone();
@@ -223,7 +221,7 @@ fn waiting_for_a_remote_task_ends_at_its_limit_and_the_task_goes_on(cx: Cx) {
     });
     let error = task.expect("it is open").wait(Some(Duration::from_millis(5))).expect_err("too early");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    let task = elsewhere.handle.spawn(async || pending::<()>().await).expect("it is open");
+    let mut task = elsewhere.handle.spawn(async || pending::<()>().await).expect("it is open");
     let error = task.wait(Some(Duration::ZERO)).expect_err("too early");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     go.store(true, Ordering::SeqCst);
@@ -255,7 +253,7 @@ fn a_closed_loop_refuses_calls_and_settles_every_remote_task(cx: Cx) {
     let event_loop = cx.builder().build().expect("a loop");
     let handle = event_loop.handle();
     // One that began, and one that the loop never came to.
-    let began = handle.spawn(async || pending::<()>().await).expect("it is open");
+    let mut began = handle.spawn(async || pending::<()>().await).expect("it is open");
     let some_turns = event_loop.run_until_complete(async {
         for _ in 0..5 {
             yield_now().await;
@@ -263,7 +261,7 @@ fn a_closed_loop_refuses_calls_and_settles_every_remote_task(cx: Cx) {
     });
     some_turns.expect("the loop runs");
     assert_eq!(event_loop.metrics().tasks, 2, "the task, and who waits for it");
-    let queued = handle.spawn(async || 1).expect("it is open");
+    let mut queued = handle.spawn(async || 1).expect("it is open");
     let called = Arc::new(AtomicBool::new(false));
     let flag = called.clone();
     handle.call_soon_threadsafe(move || flag.store(true, Ordering::SeqCst)).expect("it is open");
@@ -291,7 +289,7 @@ fn a_loop_that_closes_while_threads_call_it_leaves_nobody_waiting(cx: Cx) {
                 thread::spawn(move || {
                     let mut settled = (0_u32, 0_u32);
                     // Until it is closed; then every wait ends.
-                    while let Ok(task) = handle.spawn(async || nop().await.is_ok()) {
+                    while let Ok(mut task) = handle.spawn(async || nop().await.is_ok()) {
                         match task.wait(LIMIT) {
                             Ok(result) => {
                                 assert!(result);

@@ -1,0 +1,178 @@
+//! A function in a thread of a pool: who waits for its result, in another thread or in a loop.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::driver::workers::{self, Refused, Workers};
+use crate::error::{Closed, JoinError};
+use crate::runtime::core::{self, Core, Elsewhere};
+use crate::runtime::outcome::{Arrival, Outcome, Promise};
+use crate::runtime::park::block_on;
+use crate::runtime::wait::{Waiter, check};
+
+/// What a pool's queue holds.
+pub(crate) struct Work {
+    /// Where its outcome is: no two that are alive have the same.
+    id: usize,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl workers::Job for Work {
+    fn run(self) {
+        (self.run)();
+    }
+}
+
+pub(crate) type Pool = Arc<Workers<Work>>;
+
+/// An error where a loop runs on this thread: it would stand still.
+pub(crate) fn may_block() -> io::Result<()> {
+    match core::try_current() {
+        None => Ok(()),
+        Some(_) => Err(io::Error::other("the thread of an event loop must not block: await it instead")),
+    }
+}
+
+/// A function that was given to a thread. Wait for its result, or await it in a loop; dropping the job changes nothing:
+/// the function runs, or goes on.
+#[doc(alias = "concurrent.futures.Future")]
+pub struct Job<T> {
+    outcome: Arc<Outcome<T>>,
+    pool: Pool,
+}
+
+impl<T: Send + 'static> Job<T> {
+    pub(crate) fn start(pool: &Pool, function: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+        let outcome = Arc::new(Outcome::default());
+        let promise = Promise::new(&outcome, "the function was taken back before a thread began it");
+        let run = Box::new(move || {
+            promise.settle(catch_unwind(AssertUnwindSafe(function)).map_err(JoinError::Panicked));
+        });
+        let work = Work { id: Arc::as_ptr(&outcome).addr(), run };
+        match Workers::submit(pool, work) {
+            Ok(()) => Ok(Self { outcome, pool: pool.clone() }),
+            Err(Refused::Closed(_)) => Err(Closed::new("the executor").into()),
+            Err(Refused::NoThread(_, error)) => Err(error),
+        }
+    }
+}
+
+impl<T> Job<T> {
+    /// Blocks this thread until the result is there, or for at most `limit`; `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`TimedOut`](crate::TimedOut) (and the function goes on), or why there is no result, both as an [`io::Error`]. On
+    /// the thread of an event loop, which would stand still.
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<T> {
+        may_block()?;
+        Ok(block_on(pin!(Arrival(&self.outcome)), limit)??)
+    }
+
+    /// Takes the function back; false if a thread has begun it already.
+    pub fn cancel(&self) -> bool {
+        let id = Arc::as_ptr(&self.outcome).addr();
+        let work = self.pool.take_back(|work| work.id == id);
+        // Dropping it settles the outcome. It may run code of the program, and here nothing is locked.
+        work.map(drop).is_some()
+    }
+
+    /// Whether the result is there, or there will be none.
+    #[doc(alias = "done")]
+    pub fn is_finished(&self) -> bool {
+        self.outcome.is_settled()
+    }
+
+    /// Calls `callback` when the result is there: on the thread that brings it, or here and now if it came already.
+    pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
+        self.outcome.on_settled(Box::new(callback));
+    }
+}
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.outcome.poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+/// A loop's wait for a job. Dropped, it takes the function back if no thread has begun it.
+pub(crate) struct InPool<T> {
+    job: Job<T>,
+    /// Whether cancelling ends the wait at once, whatever the thread does.
+    abandons: bool,
+    /// Told to the function, should it ask: nobody wants its result any more.
+    cancelled: Arc<AtomicBool>,
+    waiter: Waiter,
+    _elsewhere: Elsewhere,
+}
+
+impl<T: Send + 'static> InPool<T> {
+    /// Gives `function` to a thread of `pool`. It learns by `cancelled` that the wait was cancelled.
+    pub(crate) fn start(
+        core: &Rc<Core>,
+        pool: &Pool,
+        abandons: bool,
+        cancelled: Arc<AtomicBool>,
+        function: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Self> {
+        let job = Job::start(pool, function)?;
+        Ok(Self { job, abandons, cancelled, waiter: Waiter::new(), _elsewhere: Elsewhere::new(core) })
+    }
+}
+
+impl<T> InPool<T> {
+    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Result<(), JoinError>> {
+        // Who was told once that it is cancelled and goes on need not be told again.
+        if self.cancelled.load(Ordering::SeqCst) {
+            return Poll::Ready(Ok(()));
+        }
+        match check(cx) {
+            Poll::Ready(Err(cancelled)) => {
+                self.cancelled.store(true, Ordering::SeqCst);
+                if self.abandons || self.job.cancel() {
+                    return Poll::Ready(Err(JoinError::Cancelled(cancelled)));
+                }
+                Poll::Ready(Ok(()))
+            }
+            other => other.map_err(JoinError::Cancelled),
+        }
+    }
+}
+
+impl<T> Future for InPool<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(result) = self.job.outcome.poll(cx) {
+            self.waiter.clear();
+            return Poll::Ready(result);
+        }
+        std::task::ready!(self.poll_cancelled(cx))?;
+        self.waiter.register(cx);
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for InPool<T> {
+    fn drop(&mut self) {
+        if !self.job.is_finished() {
+            self.cancelled.store(true, Ordering::SeqCst);
+            self.job.cancel();
+        }
+    }
+}
