@@ -10,6 +10,7 @@ mod choice;
 mod contract;
 mod costs;
 mod event_loop;
+mod faults;
 mod harness;
 mod load;
 mod ops;

@@ -29,19 +29,23 @@ both_drivers!(
 const CHILD: &str = "URING_TESTS_PROCESS";
 
 /// Runs a task of `in_a_child` in a process of its own.
-fn child(cx: Cx, task: &str) {
-    let mut command = Command::new(env::current_exe().expect("a path"));
+pub(crate) fn child(cx: Cx, task: &str) {
+    child_of(Command::new(env::current_exe().expect("a path")), cx, task);
+}
+
+/// The same by a command of the test's own, which ends with this program.
+pub(crate) fn child_of(mut command: Command, cx: Cx, task: &str) {
     command.args(["--exact", "processes::in_a_child", "--nocapture", "--test-threads=1"]);
     command.env(CHILD, format!("{task} {}", if cx.is_uring() { "io_uring" } else { "epoll" }));
     let output = command.output().expect("the child runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {text}\n{errors}", output.status);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success(), "{}: {text}", output.status);
     if let Some((_, reason)) = text.split_once("<<<cannot: ") {
         skip(reason.split(">>>").next().unwrap_or_default());
         return;
     }
-    assert!(text.contains("<<<done>>>"), "the child did nothing: {text}\n{errors}");
+    assert!(text.contains("<<<done>>>"), "the child did nothing: {text}");
 }
 
 /// Not a test by itself: what the children of the other tests do.
@@ -57,6 +61,8 @@ fn in_a_child() {
         "thread-local" => thread_local(cx),
         "threads-max" => threads_max(cx),
         "listen-fds" => wrong_listen_fds(cx),
+        "no-descriptors" => crate::faults::no_descriptors(cx),
+        "passed" => crate::faults::passed(cx),
         other => panic!("no such task: {other}"),
     };
     match done {

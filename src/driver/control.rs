@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::sys::socket;
 
 /// How a listening socket shall be made.
 #[derive(Debug, Clone)]
@@ -70,6 +72,12 @@ pub(crate) fn local_address(fd: impl AsFd) -> io::Result<SockAddr> {
 
 pub(crate) fn peer_address(fd: impl AsFd) -> io::Result<SockAddr> {
     SockRef::from(&fd).peer_addr()
+}
+
+/// Whether a TCP connection is gone though the peer had not ended it, whoever was told of that; false while there are
+/// bytes to be received.
+pub(crate) fn was_cut_off(fd: impl AsFd) -> bool {
+    socket::was_cut_off(fd.as_fd().as_raw_fd())
 }
 
 /// Reads or sets options of a socket.

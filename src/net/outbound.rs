@@ -76,6 +76,16 @@ impl Outbound {
         self.error.get() == Some(libc::ECONNRESET)
     }
 
+    /// Whether a send is on its way or has failed, so that it may have been told why the connection is gone.
+    pub(crate) fn may_know_more(&self) -> bool {
+        self.busy.get() || self.error.get().is_some()
+    }
+
+    /// Why the connection is gone, as far as the sends know.
+    pub(crate) fn reason(&self) -> i32 {
+        self.error.get().filter(|errno| *errno != libc::EPIPE).unwrap_or(libc::ECONNRESET)
+    }
+
     /// Drops everything that has not begun; who waits hears of it.
     fn give_up(&self, after: &mut Aftermath) {
         let Some(backlog) = self.backlog.get() else { return };
@@ -148,9 +158,10 @@ impl<O: SendOp> Sending<'_, O> {
 
     #[inline]
     fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
+        let mut result = result;
         if result < 0 || !self.shared.turn_ends() {
             let mut after = Aftermath::default();
-            self.shared.turn_over(result, &mut after);
+            result = self.shared.turn_over(result, &mut after);
             after.run();
         }
         let (bufs, sent) = op.into_parts();
@@ -298,10 +309,14 @@ impl Shared {
     }
 
     /// Who had the turn is done. After a failure the sending side is over: nothing more is sent, who waits hears of it.
-    fn turn_over(&self, result: i32, after: &mut Aftermath) {
+    /// Returns the result as it is on every driver.
+    fn turn_over(&self, result: i32, after: &mut Aftermath) -> i32 {
         if result >= 0 && self.turn_ends() {
-            return;
+            return result;
         }
+        // A ring goes on after a short send and meets a broken pipe, where send(2) is told of the reset first.
+        let is_reset = result == -libc::EPIPE && !self.outbound.shut.get() && self.was_cut_off();
+        let result = if is_reset { -libc::ECONNRESET } else { result };
         if result < 0 {
             if self.outbound.error.get().is_none() {
                 self.outbound.error.set(Some(-result));
@@ -309,6 +324,7 @@ impl Shared {
             self.outbound.give_up(after);
         }
         self.next_turn(after);
+        result
     }
 
     /// Sends what `op` holds when its turn comes.

@@ -9,7 +9,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use crate::buf::{Chunk, IoBufMut, Starved};
-use crate::driver::{Aftermath, Driver, Key, Pending};
+use crate::driver::{Aftermath, Driver, Key, Pending, control};
 use crate::error::{Busy, Closed, Failed};
 use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
@@ -132,12 +132,22 @@ impl Shared {
     /// What the result of a receive says about the stream: bytes, its end, or a failure.
     fn note_end(&self, result: i32) {
         match result {
+            // A ring's send that was half done when the connection was reset has taken the error, and does not tell.
+            0 if self.outbound.may_know_more() && self.was_cut_off() => {
+                self.end.set(End::Failed(self.outbound.reason()));
+            }
             0 => self.end.set(End::Eof),
             1.. => {}
             // Stopped by us; on a closed loop that is the end.
             _ if -result == libc::ECANCELED && !self.driver().is_closed() => {}
             _ => self.end.set(End::Failed(-result)),
         }
+    }
+
+    /// Whether the connection is gone though the peer had not ended it, and no receive was told so.
+    pub(crate) fn was_cut_off(&self) -> bool {
+        !matches!(self.end.get(), End::Failed(_))
+            && self.descriptor.with(|fd| Ok(control::was_cut_off(fd))).unwrap_or(false)
     }
 
     /// How the stream ended, if it did and all bytes were taken.

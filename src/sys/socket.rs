@@ -63,6 +63,50 @@ pub(crate) fn take_error(fd: RawFd) -> i32 {
     if r < 0 { -errno() } else { -error }
 }
 
+/// Whether a TCP connection is gone though the peer had not ended it: it was reset, or timed out. The kernel tells that
+/// once, to whoever asks first; this can be asked after it. To be asked when everything that came was received: with
+/// bytes left it says no, as for other sockets.
+pub(crate) fn was_cut_off(fd: RawFd) -> bool {
+    /// Of `include/net/tcp_states.h`.
+    const TCP_CLOSE: u8 = 7;
+    /// The socket option, and the control message: how many bytes are left, where an end that came counts as one (4.18).
+    const TCP_INQ: libc::c_int = 36;
+    let (mut state, mut len) = (0_u8, 1_u32);
+    // SAFETY: `state`, the first field of `tcp_info`, has room for `len` bytes.
+    let asked = unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut len)
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the option is one number, of which address and size are given.
+    let set = || unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, TCP_INQ, (&raw const on).cast(), 4) };
+    if asked != 0 || state != TCP_CLOSE || set() != 0 {
+        return false;
+    }
+    let (mut byte, mut control) = (0_u8, [0_u64; 8]);
+    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: zeroes are a valid message header.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control) as _);
+    // SAFETY: the header points to one part of one byte, and to aligned room for control messages.
+    let received = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) };
+    if received != 0 {
+        return received < 0; // an error that nobody was told of
+    }
+    // SAFETY: the kernel filled the header in.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: it points to a whole control message in `control`, or is null.
+    let Some(header) = (unsafe { first.as_ref() }) else { return false };
+    if (header.cmsg_level, header.cmsg_type) != (libc::IPPROTO_TCP, TCP_INQ) {
+        return false;
+    }
+    // SAFETY: as above.
+    let data = unsafe { libc::CMSG_DATA(first) }.cast::<libc::c_int>();
+    // SAFETY: the data of this message is one number.
+    let left = unsafe { data.read_unaligned() };
+    left == 0
+}
+
 /// Which of `events` are there now, as poll(2) says; 0 for none.
 pub(crate) fn poll_now(fd: RawFd, events: i16) -> i32 {
     let mut poll = libc::pollfd { fd, events, revents: 0 };
