@@ -82,7 +82,9 @@ impl<F: Family> Stream<F> {
     /// *Nothing is lost*: bytes stay with the stream.
     ///
     /// # Errors
-    /// What the kernel says (`ConnectionReset` …), [`Busy`] while another task receives, [`Closed`].
+    /// What the kernel says (`ConnectionReset` …), [`Busy`] while another task receives, [`Closed`]. The kernel tells of
+    /// a reset once, to whoever meets it first. On TCP it is never taken for the end of the stream, even if a send met
+    /// it; on a UNIX stream it is, where io_uring's send was half done then.
     ///
     /// # Kernel
     /// Multishot `IORING_OP_RECV` into a ring of provided buffers (6.0); before that `IORING_OP_POLL_ADD` and
