@@ -67,7 +67,7 @@ impl Storm {
             while !is_over.load(Ordering::SeqCst) {
                 // SAFETY: the target outlives this thread: `drop` joins it there.
                 unsafe { libc::pthread_kill(target, signal) };
-                thread::sleep(Duration::from_micros(20));
+                thread::park_timeout(Duration::from_micros(20));
             }
         };
         Self { over, thread: Some(thread::spawn(storm)) }
