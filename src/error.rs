@@ -71,6 +71,101 @@ impl Busy {
     }
 }
 
+/// What was asked for cannot be had without waiting: the lock is taken, the queue is empty, the buffer is full.
+#[doc(alias = "QueueEmpty")]
+#[doc(alias = "QueueFull")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, thiserror::Error)]
+#[error("this would have to wait")]
+#[non_exhaustive]
+pub struct WouldBlock;
+
+/// Nothing more will come: the other side has closed, and everything it sent was received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, thiserror::Error)]
+#[error("the end of the stream")]
+#[non_exhaustive]
+pub struct EndOfStream;
+
+/// The other side of the object has gone, or it was made useless by something else from outside.
+#[doc(alias = "BrokenResourceError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is broken")]
+#[non_exhaustive]
+pub struct Broken {
+    what: &'static str,
+}
+
+impl Broken {
+    pub(crate) const fn new(what: &'static str) -> Self {
+        Self { what }
+    }
+}
+
+/// Something was given back that was not taken before: a release too many, or by somebody who holds nothing.
+#[doc(alias = "ValueError")]
+#[doc(alias = "RuntimeError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+#[non_exhaustive]
+pub struct Unbalanced {
+    what: &'static str,
+}
+
+impl Unbalanced {
+    pub(crate) const fn new(what: &'static str) -> Self {
+        Self { what }
+    }
+}
+
+/// An item was not handed over: the item, and why.
+///
+/// Converts into an [`io::Error`], or, where a cancellation is the only reason, into [`Cancelled`]: so `?` works where
+/// the item is not needed again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsent<T, E> {
+    /// The caller's item.
+    pub item: T,
+    /// Why it was not taken.
+    pub error: E,
+}
+
+impl<T, E> Unsent<T, E> {
+    pub(crate) fn new(item: T, error: E) -> Self {
+        Self { item, error }
+    }
+}
+
+// Whatever the item is.
+impl<T, E: fmt::Debug> fmt::Debug for Unsent<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsent").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<T, E: fmt::Display> fmt::Display for Unsent<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not sent: {}", self.error)
+    }
+}
+
+impl<T, E: StdError + 'static> StdError for Unsent<T, E> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<T> From<Unsent<T, Cancelled>> for Cancelled {
+    fn from(unsent: Unsent<T, Cancelled>) -> Self {
+        unsent.error
+    }
+}
+
+impl<T, E: Into<io::Error>> From<Unsent<T, E>> for io::Error {
+    fn from(unsent: Unsent<T, E>) -> Self {
+        unsent.error.into()
+    }
+}
+
 /// Why a [`Task`](crate::Task) gave no result.
 #[non_exhaustive]
 pub enum JoinError {
@@ -189,6 +284,10 @@ into_io_error! {
     TimedOut => TimedOut,
     Closed => NotConnected,
     Busy => ResourceBusy,
+    WouldBlock => WouldBlock,
+    EndOfStream => UnexpectedEof,
+    Broken => BrokenPipe,
+    Unbalanced => InvalidInput,
 }
 
 impl From<JoinError> for io::Error {

@@ -16,11 +16,15 @@ pub mod net;
 mod op;
 mod runtime;
 pub mod signal;
+pub mod stream;
+pub mod sync;
 mod sys;
 pub mod thread;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
-pub use error::{Busy, Cancelled, Closed, Failed, JoinError, TimedOut};
+pub use error::{
+    Broken, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, TimedOut, Unbalanced, Unsent, WouldBlock,
+};
 pub use runtime::{
     Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, Timeout, YieldNow, current,
     interval, metrics, nop, run, sleep, sleep_until, spawn, timeout, yield_now,

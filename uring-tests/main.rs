@@ -20,6 +20,7 @@ mod regressions;
 mod serving;
 mod shutdown;
 mod streams;
+mod sync;
 mod tasks;
 mod threads;
 mod tidy;

@@ -17,6 +17,7 @@ mod waker;
 
 pub use event_loop::{Builder, EventLoop};
 pub use handle::{LoopHandle, RemoteTask};
+pub(crate) use task::contain;
 pub use task::{Task, TaskId};
 pub use time::{Interval, Sleep, Timeout, interval, sleep, sleep_until, timeout};
 

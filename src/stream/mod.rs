@@ -1,0 +1,8 @@
+//! Streams of objects and of bytes.
+
+mod memory;
+
+pub use memory::{
+    MemoryObjectStreamStatistics, NextItem, ObjectReceiver, ObjectSender, ReceiveError, ReceiveItem,
+    SendError, SendItem, memory_object_stream,
+};
