@@ -3,18 +3,19 @@
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use io_uring::opcode;
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::driver::blocking::Call;
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::sys::file;
 
-/// Closes a descriptor: `IORING_OP_CLOSE` (5.6).
+/// Closes a descriptor: `IORING_OP_CLOSE` (5.6), or close(2) in a thread.
 pub(crate) struct Close {
     /// Ours until somebody has closed it: dropped before that (on a loop that is gone), it is closed all the same.
     fd: Option<OwnedFd>,
-    /// close(2) may wait: for a peer, or for a file to be written back. Then it is for a thread.
+    /// close(2) may wait: for a peer, or for a file to be written back. Then it is for a thread, and for one of ours:
+    /// where no thread can be made, kernels before 6.11 (and its stable releases) try for ever and close nothing.
     lingers: bool,
 }
 
@@ -34,8 +35,7 @@ impl Close {
 
 impl Op for Close {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let entry = opcode::Close::new(Fd(self.number())).build();
-        Some(if self.lingers { entry.flags(Flags::ASYNC) } else { entry })
+        (!self.lingers).then(|| opcode::Close::new(Fd(self.number())).build())
     }
 
     fn route(&self) -> Route {

@@ -20,8 +20,8 @@ use crate::runtime::core;
 /// Reads and writes carry their offset, so several may be in flight at a time. Dropping the file closes it.
 ///
 /// # Kernel
-/// `IORING_OP_OPENAT`, `IORING_OP_READ`, `IORING_OP_WRITE`, `IORING_OP_CLOSE` (5.6); on the epoll driver the system
-/// calls of these names, in a thread of the pool.
+/// `IORING_OP_OPENAT`, `IORING_OP_READ`, `IORING_OP_WRITE` (5.6), and `close(2)` in a thread of the pool; on the epoll
+/// driver all of them are system calls there.
 ///
 /// # Examples
 /// ```

@@ -216,7 +216,7 @@ impl<F: Family> Stream<F> {
     /// If a send fails; the stream is closed all the same.
     ///
     /// # Kernel
-    /// `IORING_OP_CLOSE` (5.6); on epoll `close(2)`, in a thread of the pool if the socket lingers.
+    /// `IORING_OP_CLOSE` (5.6), on epoll `close(2)`; on both `close(2)` in a thread of the pool if the socket lingers.
     pub fn close(self) -> impl Future<Output = io::Result<()>> {
         async move {
             let sent = match self.shared.turn().await {
