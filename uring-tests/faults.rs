@@ -200,6 +200,8 @@ fn more_completions_than_the_ring_holds_all_arrive(cx: Cx) {
             assert_eq!(done.get(), count);
             if cx.is_uring() {
                 assert_eq!(metrics().completions - before.completions, count as u64, "each once");
+                let has_overflowed = metrics().overflows > before.overflows;
+                assert_eq!(has_overflowed, count > COMPLETIONS, "{count} completions");
             }
         }
         Ok::<_, io::Error>(())

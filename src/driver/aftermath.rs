@@ -40,8 +40,8 @@ impl Aftermath {
         for waker in self.wakers.drain(..) {
             panics.catch(|| waker.wake());
         }
-        for bytes in self.garbage.drain(..) {
-            panics.catch(|| drop(bytes));
+        if !self.garbage.is_empty() {
+            self.garbage.drain(..).for_each(|bytes| panics.catch(|| drop(bytes)));
         }
         panics.resume();
     }

@@ -246,7 +246,9 @@ impl Epoll {
         table: &Table,
         batch: &mut Vec<(Key, Answer)>,
     ) -> io::Result<()> {
-        batch.extend(self.cancelled.drain(..).map(|key| (key, Answer::once(-libc::ECANCELED))));
+        while let Some(key) = self.cancelled.pop() {
+            batch.push((key, Answer::once(-libc::ECANCELED)));
+        }
         // As many as there are now: what an attempt puts off is for the next turn.
         for _ in 0..self.now.len() {
             let Some(key) = self.now.pop_front() else { break };

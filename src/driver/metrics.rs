@@ -11,7 +11,7 @@ pub struct Metrics {
     pub enters: u64,
     /// Completions delivered.
     pub completions: u64,
-    /// How often the kernel asked to reap completions before it took more work.
+    /// After how many enters completions waited in the kernel, since the ring's queue for them was full.
     pub overflows: u64,
     /// Operations accepted that have no final completion yet, and functions in threads that somebody waits for.
     pub in_flight: usize,

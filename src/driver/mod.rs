@@ -415,8 +415,12 @@ impl Driver {
         if asleep {
             self.alarm.wake_up();
         }
-        batch.extend(self.inbox.take().into_iter().map(|(key, result)| (key, Answer::once(result))));
-        self.deliver(&mut batch);
+        if self.inbox.is_filled() {
+            batch.extend(self.inbox.take().into_iter().map(|(key, result)| (key, Answer::once(result))));
+        }
+        if !batch.is_empty() {
+            self.deliver(&mut batch);
+        }
         self.batch.set(batch);
         polled
     }

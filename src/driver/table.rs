@@ -18,7 +18,8 @@ use crate::driver::{Aftermath, Op, Step};
 
 /// Slots per page.
 const PAGE: usize = 64;
-/// Bytes of an operation that fit into its slot; bigger ones are boxed.
+/// Bytes of an operation that fit into its slot: receives, and sends of vectors, `Bytes` and chunks. Bigger ones are
+/// boxed.
 const INLINE: usize = 48;
 /// Generations have 28 bits: the rest of `user_data` is the slot and a tag.
 const GENERATION_MASK: u32 = (1 << 28) - 1;

@@ -211,7 +211,9 @@ impl Uring {
         if self.ring.is_none() {
             return Ok(());
         }
-        batch.extend(self.cancelled.drain(..).map(|key| (key, Answer::once(-libc::ECANCELED))));
+        while let Some(key) = self.cancelled.pop() {
+            batch.push((key, Answer::once(-libc::ECANCELED)));
+        }
         self.pool.publish();
         self.arm_bell();
         let ring = self.ring.as_mut().expect("not closed");
@@ -241,17 +243,21 @@ impl Uring {
             }
             self.turns_without_enter = 0;
             self.enters += 1;
-            match ring.enter(u32::from(wait && all), true) {
+            let entered = ring.enter(u32::from(wait && all), true);
+            self.overflows += u64::from(ring.has_overflowed());
+            match entered {
                 Ok(()) if all && ring.is_sq_empty() => return Ok(()),
                 // Too few places, or (before 5.18) an entry that was refused held up those behind it.
                 Ok(()) => {}
-                // A signal; or completions have to be reaped first: what is left goes with the next turn.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR)) => return Ok(()),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN | libc::EBADR)) => {
-                    self.overflows += 1;
-                    return Ok(());
+                Err(e) => {
+                    // A signal; or completions have to be reaped first: what is left goes with the next turn.
+                    let goes_on = [libc::EINTR, libc::EBUSY, libc::EAGAIN, libc::EBADR];
+                    return if e.raw_os_error().is_some_and(|e| goes_on.contains(&e)) {
+                        Ok(())
+                    } else {
+                        Err(e)
+                    };
                 }
-                Err(e) => return Err(e),
             }
             if wait && all {
                 return Ok(()); // it waited already

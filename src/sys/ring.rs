@@ -140,10 +140,14 @@ impl Ring {
         result.map(drop)
     }
 
-    /// Whether the kernel holds completions back that the next enter would bring.
+    /// Whether the next enter would bring completions that wait for it.
     pub(crate) fn wants_enter(&mut self) -> bool {
-        let sq = self.sq();
-        sq.taskrun() || sq.cq_overflow()
+        self.sq().taskrun() || self.has_overflowed()
+    }
+
+    /// Whether the kernel keeps completions that found no place in the completion queue.
+    pub(crate) fn has_overflowed(&mut self) -> bool {
+        self.sq().cq_overflow()
     }
 
     pub(crate) fn has_completions(&mut self) -> bool {
