@@ -16,17 +16,103 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub struct Cancelled {
     message: Option<Arc<str>>,
+    source: AskedToStop,
 }
+
+/// The source of every [`Cancelled`]: what a scope looks for in the error of its body. An error type that passes its
+/// cause through (`#[error(transparent)]`) hides the cause itself, but not the sources of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, thiserror::Error)]
+#[error("its scope, its task or its loop was asked to stop")]
+struct AskedToStop;
 
 impl Cancelled {
     pub(crate) fn with_message(message: &str) -> Self {
-        Self { message: Some(message.into()) }
+        Self::from_request(Some(message.into()))
+    }
+
+    pub(crate) fn from_request(message: Option<Arc<str>>) -> Self {
+        Self { message, source: AskedToStop }
     }
 
     /// The message that was given with the request to cancel, if there was one.
     pub fn message(&self) -> Option<&str> {
         self.message.as_deref()
     }
+}
+
+/// An error that may be a cancellation: how scopes and task groups tell one from a failure.
+///
+/// For an error type of your own, one function (and a variant that is made from [`Cancelled`]):
+///
+/// ```
+/// use proactor::{Cancelled, MayBeCancelled};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// enum Trouble {
+///     #[error(transparent)]
+///     Cancelled(#[from] Cancelled),
+///     #[error("no such user: {0}")]
+///     NoSuchUser(String),
+/// }
+///
+/// impl MayBeCancelled for Trouble {
+///     fn as_error(&self) -> &(dyn std::error::Error + 'static) { self }
+/// }
+///
+/// assert!(Trouble::from(Cancelled::default()).is_cancelled());
+/// assert!(!Trouble::NoSuchUser("eve".into()).is_cancelled());
+/// ```
+#[doc(alias = "get_cancelled_exc_class")]
+pub trait MayBeCancelled: From<Cancelled> {
+    /// The error itself: `self`, for nearly every type.
+    fn as_error(&self) -> &(dyn StdError + 'static);
+
+    /// Whether this is a cancellation. The provided method looks for one along [`source`](StdError::source), and inside
+    /// of [`io::Error`].
+    fn is_cancelled(&self) -> bool {
+        is_cancellation(self.as_error())
+    }
+}
+
+impl MayBeCancelled for Cancelled {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        self
+    }
+}
+
+impl MayBeCancelled for io::Error {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        self
+    }
+}
+
+impl MayBeCancelled for Box<dyn StdError> {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        &**self
+    }
+}
+
+impl MayBeCancelled for Box<dyn StdError + Send + Sync> {
+    fn as_error(&self) -> &(dyn StdError + 'static) {
+        &**self
+    }
+}
+
+fn is_cancellation(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<Cancelled>() || error.is::<AskedToStop>() {
+            return true;
+        }
+        // The source of an `io::Error` is that of the error in it, not the error itself.
+        if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+            && is_cancellation(inner)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// A time limit passed before the work was done.
@@ -169,8 +255,11 @@ impl<T, E: Into<io::Error>> From<Unsent<T, E>> for io::Error {
 /// Why a [`Task`](crate::Task) gave no result.
 #[non_exhaustive]
 pub enum JoinError {
-    /// The task was cancelled, or its loop ended before the task did.
+    /// The task was cancelled, or its loop ended before the task did. This is no cancellation of whoever waits, and no
+    /// scope takes it for one.
     Cancelled(Cancelled),
+    /// Not the task was cancelled, but the wait for it. The task goes on.
+    WaitCancelled(Cancelled),
     /// The task panicked; this is what it panicked with.
     Panicked(Box<dyn Any + Send>),
 }
@@ -179,7 +268,7 @@ impl JoinError {
     /// The text of the panic, where it has one.
     pub fn panic_message(&self) -> Option<&str> {
         match self {
-            Self::Cancelled(_) => None,
+            Self::Cancelled(_) | Self::WaitCancelled(_) => None,
             Self::Panicked(payload) => panic_message(payload.as_ref()),
         }
     }
@@ -208,6 +297,7 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled(cancelled) => write!(f, "task {cancelled}"),
+            Self::WaitCancelled(cancelled) => write!(f, "the wait for the task was {cancelled}"),
             Self::Panicked(payload) => match panic_message(payload.as_ref()) {
                 Some(text) => write!(f, "task panicked: {text}"),
                 None => f.write_str("task panicked"),
@@ -225,8 +315,8 @@ impl fmt::Debug for JoinError {
 impl StdError for JoinError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Cancelled(cancelled) => Some(cancelled),
-            Self::Panicked(_) => None,
+            Self::WaitCancelled(cancelled) => Some(cancelled),
+            Self::Cancelled(_) | Self::Panicked(_) => None,
         }
     }
 }
@@ -293,11 +383,9 @@ into_io_error! {
 impl From<JoinError> for io::Error {
     fn from(error: JoinError) -> Self {
         match error {
-            JoinError::Cancelled(cancelled) => cancelled.into(),
-            JoinError::Panicked(payload) => {
-                let text = panic_message(payload.as_ref()).unwrap_or("(no message)");
-                io::Error::other(format!("task panicked: {text}"))
-            }
+            JoinError::WaitCancelled(cancelled) => cancelled.into(),
+            // What a task panicked with need not be `Sync`, so it cannot travel inside.
+            JoinError::Cancelled(_) | JoinError::Panicked(_) => io::Error::other(error.to_string()),
         }
     }
 }

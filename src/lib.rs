@@ -8,6 +8,7 @@ compile_error!("proactor stands on io_uring and epoll: it runs on Linux only");
 
 // In the order of the layers: each may use those above it.
 pub mod buf;
+pub mod cancel;
 mod driver;
 mod error;
 pub mod event_loop;
@@ -23,9 +24,11 @@ pub mod thread;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{
-    Broken, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, TimedOut, Unbalanced, Unsent, WouldBlock,
+    Broken, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, MayBeCancelled, TimedOut, Unbalanced,
+    Unsent, WouldBlock,
 };
 pub use runtime::{
-    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, Timeout, YieldNow, current,
-    interval, metrics, nop, run, sleep, sleep_until, spawn, timeout, yield_now,
+    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, TaskInfo, TaskState, TaskTree,
+    Timeout, YieldNow, all_tasks, current, current_task, interval, metrics, nop, run, sleep, sleep_until,
+    spawn, task_tree, timeout, yield_now,
 };

@@ -10,9 +10,10 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::driver::Pending;
-use crate::op::{Descriptor, ReadStream, outcome};
+use crate::op::{Descriptor, ReadStream};
 use crate::runtime::core;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, outcome};
 use crate::sys::epoll;
 
 /// Completes at the next interrupt from the keyboard (`SIGINT`) after this call. From the call on, the signal no longer
@@ -66,7 +67,7 @@ fn next(signal: i32) -> impl Future<Output = io::Result<()>> {
     async move {
         let (ours, _registration) = made?;
         let descriptor = Rc::new(Descriptor::new(&driver, ours));
-        let (result, _) = Pending::new(&driver, ReadStream::new(descriptor, 8)).await;
+        let (result, _) = Ask::new(&driver, ReadStream::new(descriptor, 8), What(&"a signal")).await;
         outcome(result).map(drop)
     }
 }

@@ -55,6 +55,12 @@ impl Cx {
         self.run_with(self.builder(), main)
     }
 
+    /// Runs `main` in a loop of its own, and lets it keep what it likes of that.
+    pub(crate) fn run_and_keep(self, main: impl Future<Output = ()>) {
+        let event_loop = self.builder().build().expect("a loop");
+        event_loop.run_until_complete(main).expect("the loop runs");
+    }
+
     pub(crate) fn run_with<T, E: std::fmt::Debug>(
         self,
         builder: Builder,
@@ -65,6 +71,7 @@ impl Cx {
         event_loop.run_until_complete(settled(&event_loop)).expect("the loop still runs");
         let left = event_loop.metrics();
         assert_eq!((left.tasks, left.timers), (0, 0), "tasks and timers are left");
+        assert_eq!((left.scopes, left.waits), (0, 0), "scopes and waits are left");
         assert_eq!((left.in_flight, left.buffers_in_use), (0, 0), "operations and buffers are left");
         event_loop.close().expect("the loop closes");
         result.expect("the test's future succeeds")

@@ -6,6 +6,7 @@
     reason = "tests hand tasks out of futures, and checks around as values"
 )]
 
+mod cancel;
 mod choice;
 mod contract;
 mod costs;

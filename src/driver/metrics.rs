@@ -23,6 +23,10 @@ pub struct Metrics {
     pub tasks: usize,
     /// Timers that have not fired.
     pub timers: usize,
+    /// Cancel scopes, one for each task among them.
+    pub scopes: usize,
+    /// Places where a future waits.
+    pub waits: usize,
     pub(crate) submitted: [u64; OPCODES],
 }
 
@@ -37,6 +41,8 @@ impl Default for Metrics {
             buffers_in_use: 0,
             tasks: 0,
             timers: 0,
+            scopes: 0,
+            waits: 0,
             submitted: [0; OPCODES],
         }
     }

@@ -57,7 +57,7 @@ pub(crate) use close::Close;
 pub(crate) use pending::Pending;
 pub(crate) use probe::Features;
 pub(crate) use table::Key;
-use table::Table;
+use table::{State, Table};
 pub(crate) use uring::BUFFER_GROUP;
 
 /// Where an operation waits on the epoll driver.
@@ -221,6 +221,11 @@ impl Driver {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.table.in_flight()
+    }
+
+    /// Whether the final completion of an operation is still to come.
+    pub(crate) fn is_in_flight(&self, key: Key) -> bool {
+        matches!(self.table.state(key), State::Attached | State::Detached)
     }
 
     /// Completions delivered so far.

@@ -9,11 +9,13 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use crate::buf::{IoBuf, IoBufMut};
-use crate::driver::{Driver, Pending};
+use crate::driver::Driver;
 use crate::error::Failed;
+use crate::op::Descriptor;
 use crate::op::fs::{Open, ReadAt, Stat, WriteAt};
-use crate::op::{Descriptor, outcome};
 use crate::runtime::core;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, cut, outcome};
 
 /// An open file.
 ///
@@ -46,7 +48,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 async fn open(driver: &Rc<Driver>, path: io::Result<CString>, flags: i32, mode: u32) -> io::Result<File> {
-    let (result, op) = Pending::new(driver, Open::new(path?, flags, mode)).await;
+    let (result, op) = Ask::new(driver, Open::new(path?, flags, mode), What(&"a file to open")).await;
     outcome(result)?;
     let fd = op.into_opened().expect("an open that succeeded has a descriptor");
     let descriptor = Descriptor::new(driver, fd);
@@ -120,7 +122,7 @@ impl File {
     ) -> impl Future<Output = Result<(usize, B), Failed<B>>> + use<'_, B> {
         async move {
             let op = ReadAt::new(self.descriptor.clone(), buf, offset);
-            let (result, op) = Pending::new(self.descriptor.driver(), op).await;
+            let (result, op) = Ask::new(self.descriptor.driver(), op, What(&"a read of a file")).await;
             count(result, op.into_buf())
         }
     }
@@ -142,7 +144,7 @@ impl File {
     ) -> impl Future<Output = Result<(usize, B), Failed<B>>> + use<'_, B> {
         async move {
             let op = WriteAt::new(self.descriptor.clone(), buf, offset);
-            let (result, op) = Pending::new(self.descriptor.driver(), op).await;
+            let (result, op) = Ask::new(self.descriptor.driver(), op, What(&"a write of a file")).await;
             count(result, op.into_buf())
         }
     }
@@ -171,7 +173,7 @@ impl File {
     pub fn close(self) -> impl Future<Output = io::Result<()>> {
         async move {
             match Rc::try_unwrap(self.descriptor) {
-                Ok(descriptor) => descriptor.close().await,
+                Ok(descriptor) => cut(What(&"a file to close"), descriptor.close()).await,
                 // An operation whose future was dropped is still in flight: it closes the file when it is over.
                 Err(_) => Ok(()),
             }
@@ -187,7 +189,7 @@ fn count<B>(result: i32, buf: B) -> Result<(usize, B), Failed<B>> {
 }
 
 async fn stat(driver: &Rc<Driver>, op: io::Result<Stat>) -> io::Result<Metadata> {
-    let (result, op) = Pending::new(driver, op?).await;
+    let (result, op) = Ask::new(driver, op?, What(&"facts about a file")).await;
     outcome(result)?;
     Ok(Metadata { found: op.into_found().expect("a statx that succeeded has a result") })
 }

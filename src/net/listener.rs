@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::driver::{Aftermath, Driver, Key, control};
@@ -18,6 +18,8 @@ use crate::net::Family;
 use crate::net::stream::Stream;
 use crate::op::Descriptor;
 use crate::op::net::{AcceptMulti, AcceptTarget};
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Waiter, check, cut};
 use crate::runtime::{Sleep, budget, core, sleep};
 
 /// Connections that a listener takes from the kernel before anybody asks; then accepting is stopped until they were
@@ -27,6 +29,8 @@ const READY_MARK: usize = 256;
 const POLL_FACE: u64 = 0;
 /// How long a listener waits after the process ran out of descriptors or memory; doubled each time, up to a limit.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+const ACCEPT: What = What(&"a connection to accept");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepting {
@@ -44,7 +48,7 @@ pub(crate) struct Shared {
     backoff: RefCell<Option<Sleep>>,
     backoff_next: Cell<Duration>,
     /// Who waits, in order, each with the number of its future: each connection wakes one.
-    waiting: RefCell<VecDeque<(u64, Waker)>>,
+    waiting: RefCell<VecDeque<(u64, Waiter)>>,
     futures_made: Cell<u64>,
     closed: Cell<bool>,
     /// The socket was made here, so no other process listens on it.
@@ -66,17 +70,22 @@ impl Shared {
     }
 
     fn register(&self, future: u64, cx: &Context<'_>) {
-        let waker = cx.waker().clone(); // foreign code, so before the borrow
-        let mut waiting = self.waiting.borrow_mut();
-        let old = match waiting.iter_mut().find(|(other, _)| *other == future) {
-            Some((_, old)) => Some(std::mem::replace(old, waker)),
-            None => {
-                waiting.push_back((future, waker));
-                None
-            }
+        // Registering clones the waker, which is foreign code: nothing is borrowed meanwhile.
+        let find =
+            |waiting: &mut VecDeque<(u64, Waiter)>| waiting.iter().position(|(other, _)| *other == future);
+        let known = {
+            let waiting = &mut *self.waiting.borrow_mut();
+            find(waiting).map(|at| std::mem::take(&mut waiting[at].1))
         };
-        drop(waiting);
-        drop(old);
+        let is_new = known.is_none();
+        let waiter = known.unwrap_or_default();
+        waiter.register_for(cx, ACCEPT);
+        let waiting = &mut *self.waiting.borrow_mut();
+        if is_new {
+            waiting.push_back((future, waiter));
+        } else if let Some(at) = find(waiting) {
+            waiting[at].1 = waiter;
+        }
     }
 
     /// A future does not wait any more; false if it was woken.
@@ -93,18 +102,19 @@ impl Shared {
         let mut backoff = self.backoff.borrow_mut();
         if let Some(sleep) = &mut *backoff {
             // An error means that the loop is closing: then there is no more waiting.
-            std::task::ready!(Pin::new(sleep).poll(cx)).ok();
+            ready!(Pin::new(sleep).poll(cx)).ok();
             *backoff = None;
         }
         Poll::Ready(())
     }
 
     fn poll_accept(self: &Rc<Self>, future: u64, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        ready!(check(cx))?;
         if self.closed.get() {
             return Poll::Ready(Err(Closed::new("the listener").into()));
         }
         if !self.ready.borrow().is_empty() {
-            std::task::ready!(budget::spend(cx));
+            ready!(budget::spend(cx));
             let connection = self.ready.borrow_mut().pop_front();
             self.backoff_next.set(BACKOFF.0);
             return Poll::Ready(Ok(connection.expect("it was not empty")));
@@ -118,7 +128,7 @@ impl Shared {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
         self.register(future, cx);
-        std::task::ready!(self.poll_backoff(cx));
+        ready!(self.poll_backoff(cx));
         if self.accepting.get() == Accepting::Idle {
             self.arm();
         }
@@ -126,7 +136,7 @@ impl Shared {
     }
 
     fn wake_one(&self, after: &mut Aftermath) {
-        after.wake(self.waiting.borrow_mut().pop_front().map(|(_, waker)| waker));
+        after.wake(self.waiting.borrow_mut().pop_front().and_then(|(_, waiter)| waiter.take()));
     }
 }
 
@@ -174,7 +184,7 @@ impl AcceptTarget for Shared {
             self.error.set(Some(errno));
         }
         // All who wait ask again: one gets the error, the next arms again.
-        after.wake(self.waiting.borrow_mut().drain(..).map(|(_, waker)| waker));
+        after.wake(self.waiting.borrow_mut().drain(..).filter_map(|(_, waiter)| waiter.take()));
     }
 }
 
@@ -246,7 +256,7 @@ impl<F: Family> Listener<F> {
     /// # Errors
     /// As there.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream<F>>> {
-        let fd = std::task::ready!(self.shared.poll_accept(POLL_FACE, cx))?;
+        let fd = ready!(self.shared.poll_accept(POLL_FACE, cx))?;
         Poll::Ready(Ok(Stream::new(self.shared.descriptor.driver(), fd)))
     }
 
@@ -288,17 +298,21 @@ impl<F: Family> Listener<F> {
         async move {
             let shared = &self.shared;
             shared.closed.set(true);
-            std::future::poll_fn(|cx| {
-                if shared.accepting.get() == Accepting::Idle {
-                    return Poll::Ready(());
-                }
-                shared.register(POLL_FACE, cx);
-                shared.stop();
-                Poll::Pending
-            })
-            .await;
-            shared.ready.borrow_mut().clear();
-            shared.descriptor.close().await
+            // Cut short by a cancel, it goes on when this is dropped.
+            let close = async {
+                std::future::poll_fn(|cx| {
+                    if shared.accepting.get() == Accepting::Idle {
+                        return Poll::Ready(());
+                    }
+                    shared.register(POLL_FACE, cx);
+                    shared.stop();
+                    Poll::Pending
+                })
+                .await;
+                shared.ready.borrow_mut().clear();
+                shared.descriptor.close().await
+            };
+            cut(ACCEPT, close).await
         }
     }
 }
@@ -346,9 +360,11 @@ impl<F: Family> Future for Accept<'_, F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let shared = &self.listener.shared;
         let polled = shared.poll_accept(self.number, cx);
-        if polled.is_ready() && self.waiting {
+        match &polled {
             // Polled for another reason, it was never woken: others must not be announced to it.
-            shared.unregister(self.number);
+            Poll::Ready(Ok(_)) if self.waiting => drop(shared.unregister(self.number)),
+            Poll::Ready(Err(_)) if self.waiting => self.give_up(),
+            _ => {}
         }
         let driver = shared.descriptor.driver();
         let polled = polled.map(|accepted| accepted.map(|fd| Stream::new(driver, fd)));
@@ -357,11 +373,9 @@ impl<F: Family> Future for Accept<'_, F> {
     }
 }
 
-impl<F: Family> Drop for Accept<'_, F> {
-    fn drop(&mut self) {
-        if !self.waiting {
-            return;
-        }
+impl<F: Family> Accept<'_, F> {
+    /// Stops waiting; what it was woken for goes to somebody else.
+    fn give_up(&self) {
         let shared = &self.listener.shared;
         let was_woken = !shared.unregister(self.number);
         let mut after = Aftermath::default();
@@ -374,6 +388,14 @@ impl<F: Family> Drop for Accept<'_, F> {
             shared.wake_one(&mut after);
         }
         after.run();
+    }
+}
+
+impl<F: Family> Drop for Accept<'_, F> {
+    fn drop(&mut self) {
+        if self.waiting {
+            self.give_up();
+        }
     }
 }
 

@@ -9,16 +9,19 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use crate::driver::{Aftermath, Key, Pending};
+use crate::driver::{Aftermath, Key};
 use crate::error::Failed;
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
 use crate::op::net::{Batch, SendBatch, SendOp, SendTarget};
-use crate::runtime::wait::Waiter;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, Waiter, check, outcome};
+
+const ROOM: What = What(&"a peer to take what is sent");
 
 enum Item {
     Bytes(Bytes),
@@ -54,7 +57,7 @@ struct Backlog {
     queue: RefCell<VecDeque<Item>>,
     /// Bytes of `write` that the kernel has not taken.
     bytes: Cell<usize>,
-    flushing: RefCell<Vec<Waker>>,
+    flushing: RefCell<Vec<Waiter>>,
     spare: Cell<Option<Box<Batch>>>,
 }
 
@@ -97,7 +100,7 @@ impl Outbound {
                 Item::Turn(ticket) => after.wake(ticket.waiter.take()),
             }
         }
-        after.wake(backlog.flushing.borrow_mut().drain(..));
+        after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
     }
 
     /// The stream is closed.
@@ -127,7 +130,7 @@ impl Drop for Turn<'_> {
 /// turn on at its end.
 pub(crate) struct Sending<'a, O: SendOp> {
     shared: &'a Rc<Shared>,
-    pending: Pending<O>,
+    pending: Ask<O>,
     /// Somebody else had the turn.
     queued: Option<Queued<'a>>,
 }
@@ -139,6 +142,7 @@ impl<O: SendOp> Sending<'_, O> {
     #[inline]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.queued.is_none() {
+            ready!(check(cx))?;
             self.shared.check_send()?;
             if !self.shared.outbound.busy.replace(true) {
                 return Poll::Ready(Ok(()));
@@ -149,7 +153,7 @@ impl<O: SendOp> Sending<'_, O> {
 
     fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let queued = self.queued.get_or_insert_with(|| Queued::new(self.shared));
-        std::task::ready!(queued.poll(cx))?;
+        ready!(queued.poll(cx))?;
         // While it queued, the writing side may have been shut down. Dropped, it passes the turn on.
         self.shared.check_send()?;
         queued.take_turn();
@@ -165,10 +169,9 @@ impl<O: SendOp> Sending<'_, O> {
             after.run();
         }
         let (bufs, sent) = op.into_parts();
-        if result < 0 {
-            Err(Failed::new(io::Error::from_raw_os_error(-result), bufs, sent))
-        } else {
-            Ok(bufs)
+        match outcome(result) {
+            Ok(_) => Ok(bufs),
+            Err(error) => Err(Failed::new(error, bufs, sent)),
         }
     }
 }
@@ -180,7 +183,7 @@ impl<O: SendOp> Future for Sending<'_, O> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.pending.is_new()
-            && let Err(error) = std::task::ready!(this.poll_turn(cx))
+            && let Err(error) = ready!(this.poll_turn(cx))
         {
             let (bufs, _) = this.pending.take_back().into_parts();
             return Poll::Ready(Err(Failed::new(error, bufs, 0)));
@@ -212,8 +215,9 @@ impl<'a> Queued<'a> {
         if self.ticket.granted.get() {
             return Poll::Ready(Ok(()));
         }
+        ready!(check(cx))?;
         self.shared.check_turn()?;
-        self.ticket.waiter.register(cx);
+        self.ticket.waiter.register_for(cx, ROOM);
         Poll::Pending
     }
 
@@ -311,13 +315,15 @@ impl Shared {
     /// Who had the turn is done. After a failure the sending side is over: nothing more is sent, who waits hears of it.
     /// Returns the result as it is on every driver.
     fn turn_over(&self, result: i32, after: &mut Aftermath) -> i32 {
-        if result >= 0 && self.turn_ends() {
+        // Cancelled by its scope, a send leaves the sending side well: it says how far it came.
+        let failed = result < 0 && (result != -libc::ECANCELED || self.driver().is_closed());
+        if !failed && self.turn_ends() {
             return result;
         }
         // A ring goes on after a short send and meets a broken pipe, where send(2) is told of the reset first.
         let is_reset = result == -libc::EPIPE && !self.outbound.shut.get() && self.was_cut_off();
         let result = if is_reset { -libc::ECONNRESET } else { result };
-        if result < 0 {
+        if failed {
             if self.outbound.error.get().is_none() {
                 self.outbound.error.set(Some(-result));
             }
@@ -329,7 +335,7 @@ impl Shared {
 
     /// Sends what `op` holds when its turn comes.
     pub(crate) fn send<O: SendOp>(self: &Rc<Self>, op: O) -> Sending<'_, O> {
-        Sending { shared: self, pending: Pending::new(self.driver(), op), queued: None }
+        Sending { shared: self, pending: Ask::new(self.driver(), op, ROOM), queued: None }
     }
 
     pub(crate) fn write(&self, bytes: Bytes) -> io::Result<usize> {
@@ -348,18 +354,20 @@ impl Shared {
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
-        self.check_open()?;
-        if let Some(errno) = self.outbound.error.get() {
-            return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
-        }
+        ready!(check(cx))?;
+        self.check_turn()?;
         if self.outbound.bytes() <= below {
             return Poll::Ready(Ok(()));
         }
-        let waker = cx.waker().clone(); // foreign code, so before the borrow
-        let mut flushing = self.outbound.backlog().flushing.borrow_mut();
-        if !flushing.iter().any(|other| other.will_wake(&waker)) {
-            flushing.push(waker);
-        }
+        let flushing = &self.outbound.backlog().flushing;
+        let known = {
+            let mut flushing = flushing.borrow_mut();
+            flushing.iter().position(|other| other.wakes(cx)).map(|at| flushing.swap_remove(at))
+        };
+        // Registering clones the waker, which is foreign code.
+        let waiter = known.unwrap_or_default();
+        waiter.register_for(cx, ROOM);
+        flushing.borrow_mut().push(waiter);
         Poll::Pending
     }
 
@@ -389,7 +397,7 @@ impl SendTarget for Shared {
         backlog.bytes.set(backlog.bytes.get().saturating_sub(bytes));
         after.discard(batch.owners.drain(..));
         backlog.spare.set(Some(batch));
-        after.wake(backlog.flushing.borrow_mut().drain(..));
+        after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
         self.turn_over(result, after);
     }
 }

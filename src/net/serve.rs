@@ -15,6 +15,7 @@ use slab::Slab;
 
 use crate::error::panic_message;
 use crate::net::{Family, Listener, Stream};
+use crate::runtime::scope::What;
 use crate::runtime::wait::Waiter;
 use crate::runtime::{sleep, spawn};
 
@@ -106,6 +107,16 @@ impl Open {
             return Poll::Ready(());
         }
         self.changed.register(cx);
+        Poll::Pending
+    }
+
+    /// Waits for the ends of connections that were told to end, whatever is cancelled.
+    fn poll_none(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.count() == 0 {
+            return Poll::Ready(());
+        }
+        self.changed.clear();
+        self.changed.register_uncancelled(cx, What(&"connections to end"), None);
         Poll::Pending
     }
 
@@ -245,7 +256,7 @@ where
             })
             .await;
             open.end_all();
-            poll_fn(|cx| open.poll_below(1, cx)).await;
+            poll_fn(|cx| open.poll_none(cx)).await;
             Ok(())
         }
     }

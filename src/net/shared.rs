@@ -6,17 +6,20 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::buf::{Chunk, IoBufMut, Starved};
-use crate::driver::{Aftermath, Driver, Key, Pending, control};
+use crate::driver::{Aftermath, Driver, Key, control};
 use crate::error::{Busy, Closed, Failed};
 use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
 use crate::op::net::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
 use crate::runtime::budget;
-use crate::runtime::wait::Waiter;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, Waiter, check, outcome};
+
+const BYTES: What = What(&"bytes from a peer");
 
 /// Received bytes that a connection may hold before its receive is stopped. A mark, not a limit: what the kernel has
 /// received already in the same turn (up to some 33 buffers) still comes.
@@ -164,6 +167,10 @@ impl Shared {
     }
 
     pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        if let Err(cancelled) = ready!(check(cx)) {
+            self.receiver.clear();
+            return Poll::Ready(Err(cancelled.into()));
+        }
         self.check_open()?;
         if self.inbound.bytes() > 0 {
             std::task::ready!(budget::spend(cx));
@@ -172,7 +179,7 @@ impl Shared {
         if let Some(end) = self.ended() {
             return Poll::Ready(end.map(|()| None));
         }
-        self.receiver.register(cx);
+        self.receiver.register_for(cx, BYTES);
         match self.receiving.get() {
             Receiving::Idle => self.arm(false),
             Receiving::Starving => self.arm(true),
@@ -215,8 +222,7 @@ impl Shared {
             return Ok((0, buf));
         }
         // What the armed receive brought, or brings while it is stopped, comes first.
-        let outcome = std::future::poll_fn(|cx| self.poll_stopped(cx)).await;
-        if let Err(error) = outcome {
+        if let Err(error) = std::future::poll_fn(|cx| self.poll_stopped(cx)).await {
             return Err(Failed::new(error, buf, 0));
         }
         let copied = self.copy_inbound(&mut buf);
@@ -229,18 +235,19 @@ impl Shared {
             None => {}
         }
         self.receiving.set(Receiving::Single);
-        let (result, op) = Pending::new(self.driver(), ReceiveInto::new(self.clone(), buf)).await;
+        let (result, op) = Ask::new(self.driver(), ReceiveInto::new(self.clone(), buf), BYTES).await;
         self.receiving.set(Receiving::Idle);
         let buf = op.into_buf();
         self.note_end(result);
-        match usize::try_from(result) {
-            Ok(count) => Ok((count, buf)),
-            Err(_) => Err(Failed::new(io::Error::from_raw_os_error(-result), buf, 0)),
+        match outcome(result) {
+            Ok(count) => Ok((count as usize, buf)),
+            Err(error) => Err(Failed::new(error, buf, 0)),
         }
     }
 
     /// Waits until nothing is armed, or there are bytes already.
     pub(crate) fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(check(cx))?;
         self.check_open()?;
         if self.inbound.bytes() > 0 {
             return budget::spend(cx).map(Ok);

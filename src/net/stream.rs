@@ -21,6 +21,8 @@ use crate::net::shared::Shared;
 use crate::op::Descriptor;
 use crate::op::net::{SendAll, SendVectored};
 use crate::runtime::core;
+use crate::runtime::scope::What;
+use crate::runtime::wait::cut;
 
 /// A connected stream socket of family `F`: [`TcpStream`](crate::net::TcpStream) or
 /// [`UnixStream`](crate::net::UnixStream).
@@ -65,7 +67,7 @@ impl<F: Family> Stream<F> {
     /// # Errors
     /// If sending fails or the stream is closed.
     pub fn into_std(self) -> impl Future<Output = io::Result<(F::StdStream, Vec<Chunk>)>> {
-        async move {
+        let give_away = async move {
             let turn = self.shared.turn().await?;
             poll_fn(|cx| self.shared.poll_idle(cx)).await;
             let received = self.shared.inbound.take();
@@ -73,7 +75,8 @@ impl<F: Family> Stream<F> {
             control::options(&fd, |socket| socket.set_nonblocking(false))?;
             drop(turn);
             Ok((fd.into(), received))
-        }
+        };
+        cut(What(&"a stream to stop"), give_away)
     }
 
     /// Completes with the next bytes, as they came: a chunk, never empty, or `None` when the peer sends no more.
@@ -218,7 +221,7 @@ impl<F: Family> Stream<F> {
     /// # Kernel
     /// `IORING_OP_CLOSE` (5.6), on epoll `close(2)`; on both `close(2)` in a thread of the pool if the socket lingers.
     pub fn close(self) -> impl Future<Output = io::Result<()>> {
-        async move {
+        let close = async move {
             let sent = match self.shared.turn().await {
                 Ok(turn) => {
                     drop(turn);
@@ -230,7 +233,9 @@ impl<F: Family> Stream<F> {
             self.shared.closed.set(true);
             let closed = self.shared.descriptor.close().await;
             sent.and(closed)
-        }
+        };
+        // Cut short by a cancel, the rest happens when the stream is dropped.
+        cut(What(&"a stream to close"), close)
     }
 
     /// Two halves for two tasks. The stream is closed when both are dropped.

@@ -7,13 +7,15 @@ use std::rc::Rc;
 
 use socket2::{Domain, SockAddr};
 
+use crate::driver::Driver;
 use crate::driver::control::{self, ListenOptions};
-use crate::driver::{Driver, Pending};
 use crate::net::addrs::{IntoAddrs, resolve};
 use crate::net::{Family, Listener, Stream};
 use crate::op::Descriptor;
 use crate::op::net::Connect;
 use crate::runtime::core;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, outcome};
 
 /// The family of TCP sockets.
 #[derive(Debug)]
@@ -198,9 +200,10 @@ async fn connect_one(driver: &Rc<Driver>, address: SocketAddr) -> io::Result<Tcp
     let fd = control::stream_socket(Domain::for_address(address), driver.wants_nonblocking())?;
     control::options(&fd, |socket| socket.set_tcp_nodelay(true))?;
     let descriptor = Rc::new(Descriptor::new(driver, fd));
-    let (result, op) = Pending::new(driver, Connect::new(descriptor.clone(), address.into())).await;
+    let connect = Connect::new(descriptor.clone(), address.into());
+    let (result, op) = Ask::new(driver, connect, What(&"a connection")).await;
     drop(op);
-    crate::op::outcome(result)?;
+    outcome(result)?;
     Ok(TcpStream::from_descriptor(
         Rc::into_inner(descriptor).expect("the operation is over, nobody else has it"),
     ))

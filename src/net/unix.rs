@@ -10,11 +10,13 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr};
 
+use crate::driver::Driver;
 use crate::driver::control::{self, ListenOptions};
-use crate::driver::{Driver, Pending};
 use crate::net::{Family, Listener, Stream};
 use crate::op::Descriptor;
 use crate::op::net::Connect;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, outcome};
 use crate::runtime::{core, sleep};
 
 /// The family of UNIX stream sockets.
@@ -150,12 +152,13 @@ pub struct PeerCredentials {
 async fn connect_once(driver: &Rc<Driver>, address: &SockAddr) -> io::Result<Option<UnixStream>> {
     let fd = control::stream_socket(Domain::UNIX, driver.wants_nonblocking())?;
     let descriptor = Rc::new(Descriptor::new(driver, fd));
-    let (result, op) = Pending::new(driver, Connect::new(descriptor.clone(), address.clone())).await;
+    let connect = Connect::new(descriptor.clone(), address.clone());
+    let (result, op) = Ask::new(driver, connect, What(&"a connection")).await;
     if op.is_queue_full() {
         return Ok(None);
     }
     drop(op);
-    crate::op::outcome(result)?;
+    outcome(result)?;
     let descriptor = Rc::into_inner(descriptor).expect("the operation is over, nobody else has it");
     Ok(Some(UnixStream::from_descriptor(descriptor)))
 }

@@ -23,7 +23,6 @@ use io_uring::types::Fd;
 use crate::driver::blocking::Call;
 use crate::driver::{Answer, Attempt, Close, Driver, Features, Op, Pending, Route};
 use crate::error::Closed;
-pub(crate) use crate::sys::file::result as outcome;
 use crate::sys::{file, socket};
 
 /// A descriptor that is closed through the driver, after its last operation: each operation holds a reference (C13).

@@ -7,18 +7,20 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::driver::{Driver, Metrics, Wait};
+use crate::driver::{Driver, Key, Metrics, Wait};
 use crate::runtime::budget;
 use crate::runtime::clock::{Clock, GRACE};
+use crate::runtime::here;
 use crate::runtime::locals::Locals;
+use crate::runtime::polling::{self, Polled, Suspicion};
 use crate::runtime::remote::{self, Remote};
-use crate::runtime::task::{self, Info, Run, Task, TaskId, contain};
+use crate::runtime::scope::{NONE, Scopes};
+use crate::runtime::task::{self, Info, Run, Task, contain};
 use crate::runtime::timer::{Target, TimerKey, Timers};
 use crate::runtime::waker::{TASKS_MAX, TaskKey};
 
@@ -57,6 +59,7 @@ const RUN_MAX: usize = 1024;
 /// The most timers that fire in one turn.
 const FIRE_MAX: usize = 1024;
 
+/// The state of one loop.
 pub(crate) struct Core {
     pub(crate) driver: Rc<Driver>,
     pub(crate) remote: &'static Remote,
@@ -76,6 +79,10 @@ pub(crate) struct Core {
     /// How many waits for threads there are, which the driver does not know of.
     elsewhere: Cell<usize>,
     pub(crate) locals: Locals,
+    main_info: Info,
+    pub(super) scopes: RefCell<Scopes>,
+    /// Cancelled scopes whose bodies an operation will move, each with the operation.
+    pub(super) watched: RefCell<Vec<(u32, Key)>>,
 }
 
 /// Counts a wait for something that happens in another thread: a virtual clock does not jump over it.
@@ -114,11 +121,13 @@ pub(crate) fn current() -> Rc<Core> {
 
 /// Puts `core` in as the current loop until the guard is dropped.
 pub(crate) fn enter(core: &Rc<Core>) -> Entered {
-    Entered { before: CURRENT.with(|current| current.replace(Some(core.clone()))) }
+    let scope = here::enter_loop();
+    Entered { before: CURRENT.with(|current| current.replace(Some(core.clone()))), scope: Some(scope) }
 }
 
 pub(crate) struct Entered {
     before: Option<Rc<Core>>,
+    scope: Option<here::InScope>,
 }
 
 impl Drop for Entered {
@@ -126,7 +135,16 @@ impl Drop for Entered {
         let before = self.before.take();
         let entered = CURRENT.with(|current| current.replace(before));
         drop(entered); // outside the borrow
+        drop(self.scope.take()); // of the loop before, so after that one is back
     }
+}
+
+/// Whether `core` is the loop that runs on this thread.
+#[inline]
+pub(crate) fn is_current(core: &Core) -> bool {
+    CURRENT.with(|current| {
+        current.borrow().as_ref().is_some_and(|current| std::ptr::eq(&raw const **current, core))
+    })
 }
 
 /// Wakes a task if its loop runs on this thread.
@@ -161,8 +179,12 @@ impl Core {
             main_waker: OnceCell::new(),
             elsewhere: Cell::new(0),
             locals: Locals::default(),
+            main_info: Info::new(Location::caller(), None),
+            scopes: RefCell::default(),
+            watched: RefCell::default(),
         };
-        let key = core.insert(None).expect("the first slot is free");
+        *core.main_info.name.borrow_mut() = Some("main".into());
+        let key = core.insert(None, &core.main_info, NONE).expect("the first slot is free");
         debug_assert_eq!(key.slot, MAIN);
         core.main_waker.get_or_init(|| key.waker());
         Rc::new(core)
@@ -172,12 +194,16 @@ impl Core {
         let tasks = self.tasks.borrow().len() - 1;
         let of_driver = self.driver.metrics();
         let in_flight = of_driver.in_flight + self.elsewhere.get();
-        Metrics { tasks, timers: self.timers.borrow().len(), in_flight, ..of_driver }
+        let (scopes, waits) = self.scopes.borrow().counts();
+        // One is the main future's.
+        let scopes = scopes - 1;
+        Metrics { tasks, scopes, waits, timers: self.timers.borrow().len(), in_flight, ..of_driver }
     }
 
     // ---- tasks ----
 
-    fn insert(&self, task: Option<Rc<dyn Run>>) -> Option<TaskKey> {
+    /// Makes a slot for a task and a scope for what it does, under the scope `parent`.
+    fn insert(&self, task: Option<Rc<dyn Run>>, info: &Info, parent: u32) -> Option<TaskKey> {
         let mut tasks = self.tasks.borrow_mut();
         if tasks.len() == TASKS_MAX {
             return None;
@@ -185,30 +211,64 @@ impl Core {
         let generation = self.spawned.get().wrapping_add(1) & TaskKey::GENERATION_MASK;
         self.spawned.set(generation);
         let slot = tasks.insert(Entry { generation, queued: false, task }) as u32;
+        drop(tasks);
+        info.root.set(self.enter_root(slot, parent));
         self.remote.ensure(slot);
         Some(TaskKey { loop_id: self.remote.id, slot, generation })
     }
 
-    pub(crate) fn spawn<F>(&self, future: F, spawned_at: &'static Location<'static>) -> Task<F::Output>
+    /// What is known about a task that is made now.
+    pub(crate) fn new_info(&self, spawned_at: &'static Location<'static>) -> Info {
+        Info::new(spawned_at, self.with_info(here::task(), |info| info.id))
+    }
+
+    pub(crate) fn spawn<F>(
+        self: &Rc<Self>,
+        future: F,
+        spawned_at: &'static Location<'static>,
+    ) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
-        static IDS: AtomicU64 = AtomicU64::new(1);
-        let id = TaskId(IDS.fetch_add(1, Ordering::Relaxed));
-        let info = Info { id, name: RefCell::default(), spawned_at };
+        let info = self.new_info(spawned_at);
         if self.closed.get() {
-            return Task::refused(info);
+            return Task::refused(self, info);
         }
-        let (task, handle) = task::new(future, info);
-        let key = self.insert(Some(task)).expect("a loop holds at most 2^26 tasks");
-        self.wake(key.slot, Some(key.generation));
+        let (task, handle) = task::new(self, future, info);
+        self.start(task, NONE);
         handle
+    }
+
+    /// Takes a task in, its scope under `parent`, and makes it ready.
+    pub(crate) fn start(&self, task: Rc<dyn Run>, parent: u32) {
+        let info = task.clone();
+        let key = self.insert(Some(task), info.info(), parent).expect("a loop holds at most 2^26 tasks");
+        self.wake(key.slot, Some(key.generation));
+    }
+
+    /// Calls `f` with what is known about the task of `slot`.
+    pub(crate) fn with_info<R>(&self, slot: u32, f: impl FnOnce(&Info) -> R) -> Option<R> {
+        if slot == MAIN {
+            return Some(f(&self.main_info));
+        }
+        let task = self.tasks.borrow().get(slot as usize)?.task.clone()?;
+        Some(f(task.info()))
+    }
+
+    /// The slots of all tasks, the main one first.
+    pub(crate) fn task_slots(&self) -> Vec<u32> {
+        self.tasks.borrow().iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// Whether a task is in the ready queue.
+    pub(crate) fn is_queued(&self, slot: u32) -> bool {
+        self.tasks.borrow().get(slot as usize).is_some_and(|entry| entry.queued)
     }
 
     /// Makes the task of `slot` ready, if it is still the one meant.
     #[inline]
-    fn wake(&self, slot: u32, generation: Option<u32>) {
+    pub(super) fn wake(&self, slot: u32, generation: Option<u32>) {
         if let Some(entry) = self.tasks.borrow_mut().get_mut(slot as usize)
             && generation.is_none_or(|generation| generation == entry.generation)
             && !std::mem::replace(&mut entry.queued, true)
@@ -229,7 +289,11 @@ impl Core {
         };
         let waker = TaskKey { loop_id: self.remote.id, slot, generation }.waker();
         budget::refill();
-        if task.run(&mut Context::from_waker(&waker)) {
+        let here = here::enter_task(slot);
+        let over = task.run(self, &mut Context::from_waker(&waker));
+        drop(here);
+        if over {
+            self.leave_root(task.info());
             let gone = self.tasks.borrow_mut().try_remove(slot as usize);
             // Outside the borrow: a result that nobody fetches is dropped here.
             contain(|| drop((gone, task)));
@@ -297,25 +361,23 @@ impl Core {
 
     // ---- timers ----
 
-    pub(crate) fn insert_timer(&self, at: Instant, waker: &Waker) -> TimerKey {
-        let target = Target::Wake(waker.clone()); // foreign code, so before the borrow
-        self.timers.borrow_mut().insert(at, target)
+    /// The wait of `slot` is woken at `at`.
+    pub(crate) fn insert_timer(&self, at: Instant, wait: u32) -> TimerKey {
+        self.timers.borrow_mut().insert(at, Target::Wait(wait))
     }
 
-    /// Whether a timer is still to fire; then it wakes `waker` from now on.
-    pub(crate) fn poll_timer(&self, key: TimerKey, waker: &Waker) -> bool {
-        let wakes = self.timers.borrow().wakes(key, waker);
-        if wakes == Some(false) {
-            let waker = waker.clone();
-            let old = self.timers.borrow_mut().set_waker(key, waker);
-            drop(old);
-        }
-        wakes.is_some()
+    /// Whether a timer is still to fire.
+    pub(crate) fn is_timer_armed(&self, key: TimerKey) -> bool {
+        self.timers.borrow().contains(key)
+    }
+
+    /// The scope of `slot` is cancelled at `at`.
+    pub(crate) fn insert_deadline(&self, at: Instant, slot: u32) -> TimerKey {
+        self.timers.borrow_mut().insert(at, Target::Scope(slot))
     }
 
     pub(crate) fn cancel_timer(&self, key: TimerKey) {
-        let target = self.timers.borrow_mut().cancel(key);
-        drop(target); // outside the borrow
+        self.timers.borrow_mut().cancel(key);
     }
 
     fn fire_due(&self) {
@@ -326,8 +388,9 @@ impl Core {
         for _ in 0..FIRE_MAX {
             let due = self.timers.borrow_mut().take_due(now);
             match due {
-                Some(Target::Wake(waker)) => waker.wake(),
+                Some(Target::Wait(slot)) => self.wake_wait(slot),
                 Some(Target::Call(slot)) => self.ready.borrow_mut().push_back(Ready::Call(slot)),
+                Some(Target::Scope(slot)) => self.deadline_passed(slot),
                 None => return,
             }
         }
@@ -400,10 +463,24 @@ impl Core {
         self.take_news();
         self.fire_due();
         self.run_ready();
-        self.poll_driver(may_wait())
+        self.poll_driver(may_wait())?;
+        self.look_after_watched();
+        Ok(())
     }
 
-    pub(crate) fn main_waker(&self) -> &Waker {
+    /// Polls the main future in its scope.
+    pub(crate) fn poll_main<T>(
+        &self,
+        suspicion: &mut Suspicion,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Polled<T> {
+        budget::refill();
+        let _here = here::enter_task(MAIN);
+        let mut cx = Context::from_waker(self.main_waker());
+        polling::poll_in(self, self.main_info.root.get(), suspicion, &mut cx, |cx| poll(cx))
+    }
+
+    fn main_waker(&self) -> &Waker {
         self.main_waker.get().expect("set when the loop was made")
     }
 
@@ -427,14 +504,16 @@ impl Core {
             self.tasks.borrow_mut().iter_mut().filter_map(|(_, entry)| entry.task.take()).collect();
         for task in tasks {
             contain(|| task.abort());
+            self.leave_root(task.info());
             contain(|| drop(task));
         }
         self.tasks.borrow_mut().retain(|slot, _| slot == MAIN as usize);
         let calls: Vec<_> = self.calls.borrow_mut().drain().collect();
-        let timers = self.timers.borrow_mut().take_all();
+        self.timers.borrow_mut().clear();
+        let wakers = self.scopes.borrow_mut().take_wakers();
         self.ready.borrow_mut().clear();
         calls.into_iter().for_each(|call| contain(|| drop(call)));
-        timers.into_iter().for_each(|timer| contain(|| drop(timer)));
+        wakers.into_iter().for_each(|waker| contain(|| drop(waker)));
         self.locals.take_all().into_iter().for_each(|local| contain(|| drop(local)));
         let leaked = self.driver.shut_down(drain);
         self.remote.close().into_iter().for_each(|late| contain(|| drop(late)));

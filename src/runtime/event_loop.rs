@@ -6,15 +6,14 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes, Wait};
 use crate::error::Closed;
-use crate::runtime::budget;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::{self, Core};
 use crate::runtime::handle::LoopHandle;
+use crate::runtime::polling::{Polled, Suspicion};
 use crate::runtime::remote::Remote;
 
 /// How long a closing loop waits for the kernel to answer for the operations that are still in flight.
@@ -143,15 +142,15 @@ impl EventLoop {
     pub fn run_until_complete<F: Future>(&self, future: F) -> io::Result<F::Output> {
         let mut future = pin!(future);
         let mut result = None;
+        let mut suspicion = Suspicion::default();
         let ended = self.run_loop(&mut || {
-            budget::refill();
-            let mut cx = Context::from_waker(self.core.main_waker());
-            match future.as_mut().poll(&mut cx) {
-                Poll::Ready(value) => {
+            match self.core.poll_main(&mut suspicion, |cx| future.as_mut().poll(cx)) {
+                Polled::Ready(value) => {
                     result = Some(value);
                     true
                 }
-                Poll::Pending => false,
+                // Nobody can be told that the main future was dropped, so it waits on.
+                Polled::Pending | Polled::Foreign => false,
             }
         });
         ended?;

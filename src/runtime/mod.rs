@@ -1,15 +1,20 @@
 //! Who runs next: the loop, its tasks and wakers, its timers, and the door for other threads.
 
 pub(crate) mod budget;
+mod cancelling;
 mod clock;
 pub(crate) mod core;
 mod event_loop;
 mod handle;
+pub(crate) mod here;
+mod inspect;
 mod locals;
 pub(crate) mod outcome;
 pub(crate) mod park;
+pub(crate) mod polling;
 mod remote;
-mod task;
+pub(crate) mod scope;
+pub(crate) mod task;
 mod time;
 mod timer;
 pub(crate) mod wait;
@@ -17,6 +22,9 @@ mod waker;
 
 pub use event_loop::{Builder, EventLoop};
 pub use handle::{LoopHandle, RemoteTask};
+#[allow(unused_imports, reason = "locks come to use it")]
+pub(crate) use inspect::current_task_id;
+pub use inspect::{TaskInfo, TaskState, TaskTree, all_tasks, current_task, task_tree};
 pub(crate) use task::contain;
 pub use task::{Task, TaskId};
 pub use time::{Interval, Sleep, Timeout, interval, sleep, sleep_until, timeout};
@@ -27,8 +35,10 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::driver::{Metrics, Pending};
+use crate::driver::Metrics;
 use crate::op::Nop;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Ask, outcome};
 
 /// Makes an event loop, runs `main` in it, closes it, and gives the result of `main`.
 ///
@@ -137,9 +147,9 @@ impl Future for YieldNow {
 /// `IORING_OP_NOP` (5.1); on the epoll driver it completes at once.
 #[track_caller]
 pub fn nop() -> impl Future<Output = io::Result<()>> {
-    let pending = Pending::new(&core::current().driver, Nop);
+    let ask = Ask::new(&core::current().driver, Nop, What(&"a nop"));
     async move {
-        let (result, Nop) = pending.await;
-        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+        let (result, Nop) = ask.await;
+        outcome(result).map(drop)
     }
 }

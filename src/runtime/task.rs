@@ -2,24 +2,29 @@
 #![allow(unsafe_code)]
 //!
 //! # Safety
-//! The future of a task lives in its [`Cell`], which is only ever behind an `Rc`, so it does not move; it is dropped
+//! The future of a task lives in its [`TaskCell`], which is only ever behind an `Rc`, so it does not move; it is dropped
 //! in place, by assigning the next stage over it.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
-use crate::error::{Cancelled, JoinError};
-use crate::runtime::wait::Waiter;
+use crate::error::{Cancelled, JoinError, MayBeCancelled};
+use crate::runtime::core::Core;
+use crate::runtime::polling::{Polled, Suspicion, poll_in};
+use crate::runtime::scope::{NONE, What};
+use crate::runtime::wait::{Waiter, check};
 
 /// The number of a task, never used twice in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TaskId(pub(crate) u64);
+pub struct TaskId(NonZeroU64);
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,11 +33,50 @@ impl fmt::Display for TaskId {
 }
 
 /// What is known about a task besides its future.
-#[derive(Debug)]
 pub(crate) struct Info {
     pub(crate) id: TaskId,
     pub(crate) name: RefCell<Option<Rc<str>>>,
     pub(crate) spawned_at: &'static Location<'static>,
+    /// The task that spawned it.
+    pub(crate) parent: Option<TaskId>,
+    /// Its scope, as long as it runs.
+    pub(crate) root: Cell<u32>,
+}
+
+impl Info {
+    pub(crate) fn new(spawned_at: &'static Location<'static>, parent: Option<TaskId>) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let id = TaskId(NonZeroU64::new(IDS.fetch_add(1, Ordering::Relaxed)).expect("not so many"));
+        Self { id, name: RefCell::default(), spawned_at, parent, root: Cell::new(NONE) }
+    }
+
+    pub(crate) fn name(&self) -> Rc<str> {
+        self.name.borrow().clone().unwrap_or_else(|| format!("Task-{}", self.id).into())
+    }
+}
+
+/// What becomes of the result of a task.
+pub(crate) trait Ending<T> {
+    /// The task is over. Gives the result back if it is to be kept for a handle.
+    fn end(&self, result: Result<T, JoinError>) -> Option<Result<T, JoinError>>;
+    /// After that, with nothing borrowed.
+    fn wake(&self);
+}
+
+/// A handle may ask for the result.
+#[derive(Default)]
+struct Kept {
+    joiner: Waiter,
+}
+
+impl<T> Ending<T> for Kept {
+    fn end(&self, result: Result<T, JoinError>) -> Option<Result<T, JoinError>> {
+        Some(result)
+    }
+
+    fn wake(&self) {
+        self.joiner.wake();
+    }
 }
 
 enum Stage<F: Future> {
@@ -42,24 +86,27 @@ enum Stage<F: Future> {
     Taken,
 }
 
-struct Cell<F: Future> {
+struct TaskCell<F: Future, E> {
     info: Info,
     stage: RefCell<Stage<F>>,
-    joiner: Waiter,
+    suspicion: Cell<Suspicion>,
+    ending: E,
 }
 
 /// The loop's view of a task.
 pub(crate) trait Run {
     /// Polls the future once; true when it is over.
-    fn run(&self, cx: &mut Context<'_>) -> bool;
+    fn run(&self, core: &Core, cx: &mut Context<'_>) -> bool;
     /// Drops the future; whoever joins is told that it was cancelled.
     fn abort(&self);
+    fn info(&self) -> &Info;
 }
 
 /// The view of whoever waits for a task.
 trait Join<T> {
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>>;
     fn is_over(&self) -> bool;
+    fn look(&self, f: &mut dyn FnMut(&Result<T, JoinError>));
     fn forget_joiner(&self);
     fn info(&self) -> &Info;
 }
@@ -72,7 +119,7 @@ pub(crate) fn contain(f: impl FnOnce()) {
     }
 }
 
-impl<F: Future> Cell<F> {
+impl<F: Future, E: Ending<F::Output>> TaskCell<F, E> {
     /// Ends the task: drops its future in place, whatever its destructor does, and wakes the joiner.
     fn end(&self, result: Result<F::Output, JoinError>) {
         let dropped = catch_unwind(AssertUnwindSafe(|| {
@@ -87,23 +134,35 @@ impl<F: Future> Cell<F> {
                 Err(JoinError::Panicked(panic))
             }
         };
-        *self.stage.borrow_mut() = Stage::Done(result);
-        contain(|| self.joiner.wake());
+        contain(|| {
+            if let Some(result) = self.ending.end(result) {
+                *self.stage.borrow_mut() = Stage::Done(result);
+            }
+        });
+        contain(|| self.ending.wake());
     }
 }
 
-impl<F: Future> Run for Cell<F> {
-    fn run(&self, cx: &mut Context<'_>) -> bool {
-        let polled: Result<Poll<F::Output>, Box<dyn Any + Send>> = {
+impl<F: Future, E: Ending<F::Output>> Run for TaskCell<F, E> {
+    fn run(&self, core: &Core, cx: &mut Context<'_>) -> bool {
+        let mut suspicion = self.suspicion.take();
+        let polled: Result<Polled<F::Output>, Box<dyn Any + Send>> = {
             let mut stage = self.stage.borrow_mut();
             let Stage::Running(future) = &mut *stage else { return true };
-            // SAFETY: the future does not move (see the top of this file).
-            let future = unsafe { Pin::new_unchecked(future) };
-            catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
+            catch_unwind(AssertUnwindSafe(|| {
+                poll_in(core, self.info.root.get(), &mut suspicion, cx, |cx| {
+                    // SAFETY: the future does not move (see the top of this file).
+                    unsafe { Pin::new_unchecked(&mut *future) }.poll(cx)
+                })
+            }))
         };
         match polled {
-            Ok(Poll::Pending) => return false,
-            Ok(Poll::Ready(value)) => self.end(Ok(value)),
+            Ok(Polled::Pending) => {
+                self.suspicion.set(suspicion);
+                return false;
+            }
+            Ok(Polled::Ready(value)) => self.end(Ok(value)),
+            Ok(Polled::Foreign) => self.end(Err(JoinError::Cancelled(core.answer(self.info.root.get())))),
             Err(panic) => self.end(Err(JoinError::Panicked(panic))),
         }
         true
@@ -112,9 +171,16 @@ impl<F: Future> Run for Cell<F> {
     fn abort(&self) {
         self.end(Err(JoinError::Cancelled(Cancelled::with_message("the event loop ended"))));
     }
+
+    fn info(&self) -> &Info {
+        &self.info
+    }
 }
 
-impl<F: Future> Join<F::Output> for Cell<F> {
+/// What the waiter of a task's result waits for.
+const JOIN: What = What(&"the end of a task");
+
+impl<F: Future> Join<F::Output> for TaskCell<F, Kept> {
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<Result<F::Output, JoinError>> {
         // Borrowed: the task runs right now, and waits for itself, as it may.
         if let Ok(mut stage) = self.stage.try_borrow_mut()
@@ -125,7 +191,11 @@ impl<F: Future> Join<F::Output> for Cell<F> {
                 _ => panic!("a task was awaited again after it had given its result"),
             };
         }
-        self.joiner.register(cx);
+        if let Err(cancelled) = ready!(check(cx)) {
+            self.ending.joiner.clear();
+            return Poll::Ready(Err(JoinError::WaitCancelled(cancelled)));
+        }
+        self.ending.joiner.register_for(cx, JOIN);
         Poll::Pending
     }
 
@@ -133,8 +203,16 @@ impl<F: Future> Join<F::Output> for Cell<F> {
         self.stage.try_borrow().is_ok_and(|stage| !matches!(&*stage, Stage::Running(_)))
     }
 
+    fn look(&self, f: &mut dyn FnMut(&Result<F::Output, JoinError>)) {
+        if let Ok(stage) = self.stage.try_borrow()
+            && let Stage::Done(result) = &*stage
+        {
+            f(result);
+        }
+    }
+
     fn forget_joiner(&self) {
-        self.joiner.clear();
+        self.ending.joiner.clear();
     }
 
     fn info(&self) -> &Info {
@@ -148,23 +226,83 @@ impl<F: Future> Join<F::Output> for Cell<F> {
 /// Dropping the handle, or a future that awaits `&mut task`: *nothing is lost*.
 pub struct Task<T> {
     cell: Rc<dyn Join<T>>,
+    core: Rc<Core>,
 }
 
 /// Makes a task of `future`: the loop's view of it and the handle.
-pub(crate) fn new<F: Future + 'static>(future: F, info: Info) -> (Rc<dyn Run>, Task<F::Output>) {
-    let cell = Rc::new(Cell { info, stage: RefCell::new(Stage::Running(future)), joiner: Waiter::new() });
-    (cell.clone(), Task { cell })
+pub(crate) fn new<F: Future + 'static>(
+    core: &Rc<Core>,
+    future: F,
+    info: Info,
+) -> (Rc<dyn Run>, Task<F::Output>) {
+    let cell = Rc::new(TaskCell {
+        info,
+        stage: RefCell::new(Stage::Running(future)),
+        suspicion: Cell::default(),
+        ending: Kept::default(),
+    });
+    (cell.clone(), Task { cell, core: core.clone() })
+}
+
+/// Makes a task whose result goes to `ending`.
+pub(crate) fn new_with<F, E>(future: F, info: Info, ending: E) -> Rc<dyn Run>
+where
+    F: Future + 'static,
+    E: Ending<F::Output> + 'static,
+{
+    let stage = RefCell::new(Stage::Running(future));
+    Rc::new(TaskCell { info, stage, suspicion: Cell::default(), ending })
 }
 
 impl<T> Task<T> {
     /// A handle of a task that never ran, since its loop was closed.
-    pub(crate) fn refused(info: Info) -> Self
+    pub(crate) fn refused(core: &Rc<Core>, info: Info) -> Self
     where
         T: 'static,
     {
         let result = Err(JoinError::Cancelled(Cancelled::with_message("the event loop is closed")));
         let stage = RefCell::new(Stage::<std::future::Pending<T>>::Done(result));
-        Self { cell: Rc::new(Cell { info, stage, joiner: Waiter::new() }) }
+        let cell = TaskCell { info, stage, suspicion: Cell::default(), ending: Kept::default() };
+        Self { cell: Rc::new(cell), core: core.clone() }
+    }
+
+    /// Asks the task to stop: each of its waits from now on answers [`Cancelled`], with this message, until the task
+    /// ends or somebody takes the request back with [`uncancel`](Self::uncancel). False if the task is over already.
+    ///
+    /// The task may clean up, in a shielded scope also with waits, and may go on in the end: this is a request. A task
+    /// that was never polled begins all the same, and runs to its first wait. Operations that succeed although they were
+    /// asked to end count as success.
+    pub fn cancel(&self, message: &str) -> bool {
+        let root = self.cell.info().root.get();
+        root != NONE && !self.is_finished() && {
+            self.core.cancel_scope(root, Some(message.into()));
+            true
+        }
+    }
+
+    /// Takes one request to cancel back; returns how many are left. Operations that were asked to end already may answer
+    /// [`Cancelled`] still.
+    pub fn uncancel(&self) -> u32 {
+        match self.cell.info().root.get() {
+            NONE => 0,
+            root => self.core.uncancel_scope(root),
+        }
+    }
+
+    /// How many requests to cancel are in force.
+    #[doc(alias = "cancelling")]
+    pub fn cancel_requests(&self) -> u32 {
+        match self.cell.info().root.get() {
+            NONE => 0,
+            root => self.core.cancel_requests(root),
+        }
+    }
+
+    /// Calls `f` with the result, if the task is over and nobody has taken the result yet.
+    pub fn peek<R>(&self, f: impl FnOnce(&Result<T, JoinError>) -> R) -> Option<R> {
+        let (mut f, mut answer) = (Some(f), None);
+        self.cell.look(&mut |result| answer = f.take().map(|f| f(result)));
+        answer
     }
 
     /// The number of the task.
@@ -174,8 +312,7 @@ impl<T> Task<T> {
 
     /// The name of the task, `Task-` and its number where nobody gave it one.
     pub fn name(&self) -> Rc<str> {
-        let info = self.cell.info();
-        info.name.borrow().clone().unwrap_or_else(|| format!("Task-{}", info.id).into())
+        self.cell.info().name()
     }
 
     /// Names the task, for debug output. Returns the handle, so that `spawn(…).set_name("…")` works.
@@ -194,6 +331,19 @@ impl<T> Task<T> {
     #[doc(alias = "done")]
     pub fn is_finished(&self) -> bool {
         self.cell.is_over()
+    }
+}
+
+impl<T, E: MayBeCancelled> Task<Result<T, E>> {
+    /// Whether the task ended because it was cancelled: by an error that is a cancellation, or dropped as it waited for
+    /// something foreign. False as long as it runs, and when its result was taken.
+    pub fn cancelled(&self) -> bool {
+        let is_cancelled = |result: &Result<Result<T, E>, JoinError>| match result {
+            Ok(Ok(_)) | Err(JoinError::Panicked(_)) => false,
+            Ok(Err(error)) => error.is_cancelled(),
+            Err(_) => true,
+        };
+        self.peek(is_cancelled).unwrap_or(false)
     }
 }
 

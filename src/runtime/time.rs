@@ -4,13 +4,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::error::{Cancelled, TimedOut};
 use crate::runtime::core::{self, Core};
+use crate::runtime::scope::What;
 use crate::runtime::timer::TimerKey;
-use crate::runtime::wait::check;
+use crate::runtime::wait::{Waiter, check};
+
+const SLEEP: What = What(&"time to pass");
 
 /// Completes after `duration`, measured from this call. Zero completes at once, after one turn of the loop.
 ///
@@ -40,7 +43,7 @@ use crate::runtime::wait::check;
 pub fn sleep(duration: Duration) -> Sleep {
     let core = core::current();
     let at = core.clock.now().checked_add(duration);
-    Sleep { core, at, timer: None, polled: false }
+    Sleep { core, at, timer: None, waiter: Waiter::new() }
 }
 
 /// Completes at `at`, on the loop's clock.
@@ -55,7 +58,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// If no event loop runs on this thread.
 #[track_caller]
 pub fn sleep_until(at: Instant) -> Sleep {
-    Sleep { core: core::current(), at: Some(at), timer: None, polled: false }
+    Sleep { core: core::current(), at: Some(at), timer: None, waiter: Waiter::new() }
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
@@ -65,7 +68,7 @@ pub struct Sleep {
     /// `None`: beyond the end of the clock.
     at: Option<Instant>,
     timer: Option<TimerKey>,
-    polled: bool,
+    waiter: Waiter,
 }
 
 impl Sleep {
@@ -78,6 +81,7 @@ impl Sleep {
         if let Some(timer) = self.timer.take() {
             self.core.cancel_timer(timer);
         }
+        self.waiter.clear();
     }
 }
 
@@ -88,21 +92,22 @@ impl Future for Sleep {
         if self.core.closed.get() {
             return Poll::Ready(Err(Cancelled::with_message("the event loop is closed")));
         }
-        if let Some(timer) = self.timer {
-            if self.core.poll_timer(timer, cx.waker()) {
-                return Poll::Pending;
-            }
+        if let Some(timer) = self.timer
+            && !self.core.is_timer_armed(timer)
+        {
             self.timer = None;
+            self.waiter.clear();
             return Poll::Ready(Ok(()));
         }
-        std::task::ready!(check(cx))?;
-        let Some(at) = self.at else { return Poll::Pending };
+        if let Err(cancelled) = ready!(check(cx)) {
+            self.disarm();
+            return Poll::Ready(Err(cancelled));
+        }
         // The past too takes a turn of the loop, so that sleeping in a loop starves nobody.
-        if self.polled && at <= self.core.clock.now() {
-            return Poll::Ready(Ok(()));
+        let wait = self.waiter.register_in(&self.core, cx, SLEEP);
+        if let (None, Some(at)) = (self.timer, self.at) {
+            self.timer = Some(self.core.insert_timer(at, wait));
         }
-        self.polled = true;
-        self.timer = Some(self.core.insert_timer(at, cx.waker()));
         Poll::Pending
     }
 }
@@ -212,8 +217,13 @@ impl Interval {
             let missed = now.saturating_duration_since(due).as_nanos() / self.period.as_nanos();
             let periods = u32::try_from(missed + 1).unwrap_or(u32::MAX);
             let core = self.sleep.core.clone();
-            self.sleep =
-                Sleep { core, at: due.checked_add(self.period * periods), timer: None, polled: false };
+            self.sleep = Sleep {
+                core,
+                at: due.checked_add(self.period * periods),
+                timer: None,
+
+                waiter: Waiter::new(),
+            };
             Ok(due)
         }
     }

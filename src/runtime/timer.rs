@@ -3,7 +3,6 @@
 //! Inserting and cancelling are O(log n), and O(1) for the usual case, a deadline later than most. A million timers
 //! take about 70 MB. Equal deadlines fire in the order in which they were made.
 
-use std::task::Waker;
 use std::time::Instant;
 
 use slab::Slab;
@@ -16,11 +15,14 @@ pub(crate) struct TimerKey {
 }
 
 /// What happens at a deadline.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
-    /// A future waits for it.
-    Wake(Waker),
+    /// A future waits for it, in this wait. It takes the timer out before it ends the wait.
+    Wait(u32),
     /// The callback of this slot becomes ready.
     Call(u32),
+    /// The scope of this slot is cancelled. It takes the timer out before it leaves its slot.
+    Scope(u32),
 }
 
 struct Timer {
@@ -75,15 +77,9 @@ impl Timers {
         self.timers.get_mut(key.slot as usize).filter(|timer| timer.number == key.number)
     }
 
-    /// Whether the timer wakes `waker`; `None` if it fired already.
-    pub(crate) fn wakes(&self, key: TimerKey, waker: &Waker) -> Option<bool> {
-        let timer = self.timers.get(key.slot as usize).filter(|timer| timer.number == key.number)?;
-        Some(matches!(&timer.target, Target::Wake(other) if other.will_wake(waker)))
-    }
-
-    /// From now on the timer wakes `waker`. Returns the waker to drop.
-    pub(crate) fn set_waker(&mut self, key: TimerKey, waker: Waker) -> Option<Target> {
-        Some(std::mem::replace(&mut self.timer(key)?.target, Target::Wake(waker)))
+    /// Whether the timer is still to fire.
+    pub(crate) fn contains(&self, key: TimerKey) -> bool {
+        self.timers.get(key.slot as usize).is_some_and(|timer| timer.number == key.number)
     }
 
     /// Takes a timer out before it fired.
@@ -97,9 +93,9 @@ impl Timers {
         (self.next()? <= now).then(|| self.remove(0))
     }
 
-    pub(crate) fn take_all(&mut self) -> Vec<Target> {
+    pub(crate) fn clear(&mut self) {
         self.heap.clear();
-        self.timers.drain().map(|timer| timer.target).collect()
+        self.timers.clear();
     }
 
     fn remove(&mut self, place: usize) -> Target {

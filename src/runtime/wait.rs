@@ -1,45 +1,159 @@
-//! A place where one future waits. Every wait of this crate above the drivers is one of these.
+//! Where futures wait, and how a cancel reaches them there.
+//!
+//! Every wait of this crate is one of two: a [`Waiter`] (somebody else of ours wakes it) or an [`Ask`] (the driver
+//! performs an operation for it). Both enter the wait into the scope that they are polled in.
 
 use std::cell::Cell;
 use std::fmt;
-use std::task::{Context, Poll, Waker};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, Waker, ready};
 
+use crate::driver::{Driver, Key, Op, Pending};
 use crate::error::Cancelled;
+use crate::runtime::cancelling::cancellation_here;
+use crate::runtime::core::{self, Core};
+use crate::runtime::here;
+use crate::runtime::scope::{Act, What};
+use crate::sys::file;
 
 /// What each wait of this crate asks at the beginning of each poll, unless it was granted already what it waits for:
 /// whether the scope that it is polled in was cancelled. `Pending`: it was, but the task has had an answer in this poll
 /// already, and gets the next one in a later turn; it is ready again already.
+#[inline]
 pub(crate) fn check(cx: &Context<'_>) -> Poll<Result<(), Cancelled>> {
-    let _ = cx;
-    Poll::Ready(Ok(()))
+    if here::is_cancelled() { answer(cx).map(Err) } else { Poll::Ready(Ok(())) }
 }
 
-/// The waker of the future that waits here, if one does.
+/// One answer for each poll of a task, so that a body that ignores errors cannot keep its thread for ever.
+#[cold]
+fn answer(cx: &Context<'_>) -> Poll<Cancelled> {
+    if here::may_answer() {
+        return Poll::Ready(cancellation_here());
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// A wait that is in the table of its loop.
+struct Entered {
+    core: Rc<Core>,
+    slot: u32,
+}
+
+impl Entered {
+    /// `None` without a loop on this thread: then there are no scopes either.
+    fn begin(act: Act, what: Option<What>, waker: Option<Waker>) -> Option<Self> {
+        let core = core::try_current()?;
+        let slot = core.begin_wait(act, what, waker);
+        Some(Self { core, slot })
+    }
+
+    fn end(self) -> Option<Waker> {
+        self.core.end_wait(self.slot)
+    }
+}
+
+#[derive(Default)]
+enum Place {
+    #[default]
+    Nobody,
+    Loop(Entered),
+    /// Polled outside of a loop.
+    Alone(Box<Waker>),
+}
+
+/// A place where one future waits until it is woken.
 ///
 /// Waking and dropping a waker may run foreign code, so neither happens while anything is borrowed (C14): `take` it
 /// under a borrow, and wake it after.
 #[derive(Default)]
 pub(crate) struct Waiter {
-    waker: Cell<Option<Waker>>,
+    place: Cell<Place>,
 }
 
 impl Waiter {
     pub(crate) const fn new() -> Self {
-        Self { waker: Cell::new(None) }
+        Self { place: Cell::new(Place::Nobody) }
     }
 
-    /// From now on the task of `cx` is woken; whoever waited before is not.
+    /// From now on the task of `cx` is woken; whoever waited before is not. A cancel of its scope wakes it too.
     pub(crate) fn register(&self, cx: &Context<'_>) {
-        let old = self.waker.take();
-        self.waker.set(Some(match old {
-            Some(old) if old.will_wake(cx.waker()) => old,
-            _ => cx.waker().clone(),
-        }));
+        self.enter(cx, Act::Wake, None);
+    }
+
+    /// As `register`, and says what for.
+    pub(crate) fn register_for(&self, cx: &Context<'_>, what: What) {
+        self.enter(cx, Act::Wake, Some(what));
+    }
+
+    /// As `register`, for a wait that no cancel ends; it sets the flag.
+    pub(crate) fn register_uncancelled(&self, cx: &Context<'_>, what: What, flag: Option<Arc<AtomicBool>>) {
+        self.enter(cx, Act::Bear(flag), Some(what));
+    }
+
+    /// As `register_for`, in this loop, whichever runs on this thread; returns the slot of the wait.
+    pub(crate) fn register_in(&self, core: &Rc<Core>, cx: &Context<'_>, what: What) -> u32 {
+        let entered = match self.place.take() {
+            Place::Loop(entered) => {
+                entered.core.continue_wait(entered.slot, cx.waker());
+                entered
+            }
+            Place::Nobody | Place::Alone(_) => {
+                let slot = core.begin_wait(Act::Wake, Some(what), Some(cx.waker().clone()));
+                Entered { core: core.clone(), slot }
+            }
+        };
+        let slot = entered.slot;
+        self.settle(Place::Loop(entered));
+        slot
+    }
+
+    fn enter(&self, cx: &Context<'_>, act: Act, what: Option<What>) {
+        let place = match self.place.take() {
+            Place::Loop(entered) => {
+                entered.core.continue_wait(entered.slot, cx.waker());
+                Place::Loop(entered)
+            }
+            Place::Alone(waker) if waker.will_wake(cx.waker()) => Place::Alone(waker),
+            Place::Nobody | Place::Alone(_) => match Entered::begin(act, what, Some(cx.waker().clone())) {
+                Some(entered) => Place::Loop(entered),
+                None => Place::Alone(Box::new(cx.waker().clone())),
+            },
+        };
+        self.settle(place);
+    }
+
+    /// Puts back what was taken out. A waker that was dropped meanwhile may have registered somebody: not any more.
+    fn settle(&self, place: Place) {
+        if let Place::Loop(entered) = self.place.replace(place) {
+            drop(entered.end());
+        }
+    }
+
+    /// Whether it wakes the task of `cx`.
+    pub(crate) fn wakes(&self, cx: &Context<'_>) -> bool {
+        let place = self.place.take();
+        let wakes = match &place {
+            Place::Nobody => false,
+            Place::Loop(entered) => entered.core.wait_wakes(entered.slot, cx.waker()),
+            Place::Alone(waker) => waker.will_wake(cx.waker()),
+        };
+        self.place.set(place);
+        wakes
     }
 
     /// Takes the waker, to be woken when nothing is borrowed.
     pub(crate) fn take(&self) -> Option<Waker> {
-        self.waker.take()
+        match self.place.take() {
+            Place::Nobody => None,
+            Place::Loop(entered) => entered.end(),
+            Place::Alone(waker) => Some(*waker),
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -54,8 +168,140 @@ impl Waiter {
     }
 }
 
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Waiter").finish_non_exhaustive()
     }
+}
+
+/// Waits for one operation that belongs to the waiting future: gives its result, and the operation back.
+///
+/// A cancel of the scope asks the kernel to end the operation, and the answer comes with its completion: what it was,
+/// if it was done before that, else `-ECANCELED`, which [`outcome`] makes [`Cancelled`] of. In a cancelled scope nothing
+/// is submitted. Dropping it orphans the operation (C4).
+pub(crate) struct Ask<O: Op> {
+    driver: Rc<Driver>,
+    pending: Pending<O>,
+    entered: Option<Entered>,
+    what: What,
+    /// Not asked to end by a cancel.
+    is_borne: bool,
+}
+
+impl<O: Op> Ask<O> {
+    pub(crate) fn new(driver: &Rc<Driver>, op: O, what: What) -> Self {
+        Self {
+            driver: driver.clone(),
+            pending: Pending::new(driver, op),
+            entered: None,
+            what,
+            is_borne: false,
+        }
+    }
+
+    /// Whether it was not submitted yet.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.pending.is_new()
+    }
+
+    /// Takes back an operation that was not submitted.
+    pub(crate) fn take_back(&mut self) -> O {
+        self.pending.take_back()
+    }
+
+    /// The operation, once submitted and until the result was fetched.
+    pub(crate) fn key(&self) -> Option<Key> {
+        self.pending.key()
+    }
+
+    #[allow(dead_code, reason = "threads come to use it")]
+    /// For what a cancel must not end: its clean-up, or work that cannot be taken back.
+    pub(crate) fn whatever_is_cancelled(mut self) -> Self {
+        self.is_borne = true;
+        self
+    }
+
+    fn enter(&mut self) {
+        match (&self.entered, self.pending.key()) {
+            (Some(entered), _) => entered.core.move_wait(entered.slot),
+            (None, Some(key)) => {
+                let act = if self.is_borne { Act::Bear(None) } else { Act::Ask(key) };
+                self.entered = Entered::begin(act, Some(self.what), None);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(entered) = self.entered.take() {
+            drop(entered.end());
+        }
+    }
+}
+
+impl<O: Op> Unpin for Ask<O> {}
+
+impl<O: Op> Future for Ask<O> {
+    type Output = (i32, O);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
+        let this = &mut *self;
+        if here::is_cancelled() && !this.is_borne {
+            match this.pending.key() {
+                None => {
+                    if ready!(check(cx)).is_err() {
+                        return Poll::Ready((-libc::ECANCELED, this.pending.take_back()));
+                    }
+                }
+                // The scope is another one than before.
+                Some(key) => this.driver.cancel(key),
+            }
+        }
+        let polled = Pin::new(&mut this.pending).poll(cx);
+        if polled.is_ready() {
+            this.leave()
+        } else {
+            this.enter()
+        }
+        polled
+    }
+}
+
+impl<O: Op> Drop for Ask<O> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Waits for `future` until its scope is cancelled. Only for what goes on by itself when the future is dropped, or has
+/// not happened then.
+pub(crate) fn cut<T, F>(what: What, future: F) -> impl Future<Output = io::Result<T>>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    async move {
+        let mut future = std::pin::pin!(future);
+        let waiter = Waiter::new();
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = future.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            ready!(check(cx))?;
+            waiter.register_for(cx, what);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// What an operation returned, as a result: `-ECANCELED` is the answer to a cancel.
+pub(crate) fn outcome(result: i32) -> io::Result<u32> {
+    if result == -libc::ECANCELED { Err(cancellation_here().into()) } else { file::result(result) }
 }
