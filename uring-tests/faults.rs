@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all, try_join_all};
 use proactor::fs::File;
-use proactor::net::{PassedListener, ServeError, TcpListener, TcpStream, listen_fds};
+use proactor::net::{PassedListener, ServeError, TcpListener, TcpStream, UnixStream, listen_fds};
 use proactor::{metrics, nop, sleep, spawn, timeout, yield_now};
 
 use crate::harness::{Cx, Folder, both_drivers, tcp_pair, turns, until};
@@ -31,6 +31,7 @@ both_drivers!(
     bytes_for_more_sockets_than_the_ring_holds_all_arrive,
     cancels_are_not_lost_in_a_full_queue,
     without_descriptors_a_server_waits_and_recovers,
+    what_the_system_refuses_is_told_and_tried_again_with_patience,
     passed_listeners_accept,
     a_reset_is_an_error_for_who_sends_and_for_who_receives,
     a_reset_after_the_end_of_the_stream_leaves_it_an_end,
@@ -375,6 +376,67 @@ pub(crate) fn no_descriptors(cx: Cx) -> Result<(), String> {
     });
     run.expect("the loop runs").expect("all of it");
     Ok(())
+}
+
+fn what_the_system_refuses_is_told_and_tried_again_with_patience(cx: Cx) {
+    child(cx, "refusals");
+}
+
+/// From now on these system calls of this thread fail, each with its errno.
+fn refuse(calls: &[(libc::c_long, i32)]) -> io::Result<()> {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    // The first field of what a filter sees is the number of the call.
+    let mut filter = vec![step(BPF_LD | BPF_W | BPF_ABS, 0, 0)];
+    for (call, errno) in calls {
+        filter.push(step(BPF_JMP | BPF_JEQ | BPF_K, *call as u32, 1));
+        filter.push(step(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | *errno as u32, 0));
+    }
+    filter.push(step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: numbers only.
+    let allowed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the kernel copies `program` and `filter` during the call.
+    let set = || unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    if allowed != 0 || set() != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+pub(crate) fn refusals(cx: Cx) -> Result<(), String> {
+    let run = new_loop(cx).run_until_complete(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let _clients = clients(3, address)?;
+        let (one, other) = UnixStream::pair()?;
+        let calls = [
+            (libc::SYS_socket, libc::ENFILE),
+            (libc::SYS_accept4, libc::ENFILE),
+            (libc::SYS_epoll_ctl, libc::ENOMEM),
+        ];
+        if let Err(reason) = refuse(&calls) {
+            return Ok(Err(reason.to_string()));
+        }
+        let refused = TcpStream::connect(address).await.expect_err("no file for it");
+        assert_eq!(refused.raw_os_error(), Some(libc::ENFILE));
+        if cx.is_uring() {
+            // The ring asks by other ways, which no filter sees.
+            return Ok(Ok(()));
+        }
+        let (begin, before) = (Instant::now(), metrics().enters);
+        for wait in [0, 5, 10, 20] {
+            let attempt = Instant::now();
+            let refused = listener.accept().await.expect_err("no file for it");
+            assert_eq!(refused.raw_os_error(), Some(libc::ENFILE));
+            assert!(attempt.elapsed() >= Duration::from_millis(wait), "{:?}", begin.elapsed());
+        }
+        assert!(metrics().enters - before < 50, "it spins");
+        // A socket that cannot be waited for says so, and goes on.
+        let refused = timeout(LIMIT, one.receive()).await?.expect_err("no memory for it");
+        assert_eq!(refused.raw_os_error(), Some(libc::ENOMEM));
+        other.send("there").await?;
+        assert_eq!(&timeout(LIMIT, one.receive_into(vec![0; 5])).await??.1, b"there");
+        Ok::<_, io::Error>(Ok(()))
+    });
+    run.expect("the loop runs").expect("all of it")
 }
 
 fn passed_listeners_accept(cx: Cx) {

@@ -63,6 +63,7 @@ fn in_a_child() {
         "listen-fds" => wrong_listen_fds(cx),
         "no-descriptors" => crate::faults::no_descriptors(cx),
         "passed" => crate::faults::passed(cx),
+        "refusals" => crate::faults::refusals(cx),
         other => panic!("no such task: {other}"),
     };
     match done {

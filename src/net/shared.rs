@@ -162,7 +162,13 @@ impl Shared {
                 Some(Err(io::Error::from_raw_os_error(libc::ECONNRESET)))
             }
             End::Eof => Some(Ok(())),
-            End::Failed(errno) => Some(Err(io::Error::from_raw_os_error(errno))),
+            End::Failed(errno) => {
+                // Want of memory says nothing about the connection: who asks again tries again.
+                if errno == libc::ENOMEM {
+                    self.end.set(End::Open);
+                }
+                Some(Err(io::Error::from_raw_os_error(errno)))
+            }
         }
     }
 
