@@ -45,6 +45,7 @@ struct Buffer {
 }
 
 impl Buffer {
+    #[inline]
     fn address(&self) -> *const u8 {
         self.memory.as_ref().map_or(std::ptr::null(), |memory| memory.as_ptr())
     }
@@ -93,6 +94,7 @@ impl State {
     }
 
     /// Buffer `id` is ready to be received into.
+    #[inline]
     fn put(&mut self, id: BufferId, address: *mut u8, size: usize) {
         match &mut self.ring {
             Some(ring) => ring.put(id, address, size),
@@ -102,6 +104,7 @@ impl State {
     }
 
     /// Buffer `id` was ready, and belongs to whoever asks now. Returns its address.
+    #[inline]
     fn start(&mut self, id: BufferId) -> *const u8 {
         let buffer = &mut self.buffers[usize::from(id)];
         debug_assert_eq!(buffer.refs, 0, "the kernel filled a buffer that it did not have");
@@ -236,6 +239,7 @@ impl Pool {
     }
 
     /// The address of a chunk's memory, which the caller holds a reference of.
+    #[inline]
     pub(crate) fn address(&self, home: Home) -> *const u8 {
         self.state.borrow_mut().buffer(home).address()
     }

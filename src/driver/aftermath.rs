@@ -54,6 +54,7 @@ pub(crate) struct Panics {
 }
 
 impl Panics {
+    #[inline]
     pub(crate) fn catch(&mut self, f: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(f)) {
             self.first.get_or_insert(panic);

@@ -158,6 +158,7 @@ impl Epoll {
         self.epoll = None;
     }
 
+    #[inline]
     fn readiness(&mut self, fd: RawFd) -> &mut Readiness {
         let index = usize::try_from(fd).unwrap_or(0);
         if self.fds.len() <= index {
@@ -167,6 +168,7 @@ impl Epoll {
     }
 
     /// Whether an attempt on `route` makes sense before it was enqueued: it is ready and nobody waits before it.
+    #[inline]
     pub(crate) fn may_try(&mut self, route: Route) -> bool {
         match place(route) {
             Some((fd, direction)) => {
@@ -178,6 +180,7 @@ impl Epoll {
     }
 
     /// An attempt found `route` not ready.
+    #[inline]
     pub(crate) fn must_wait(&mut self, route: Route) {
         if let Some((fd, direction)) = place(route) {
             self.readiness(fd).side(direction).ready = false;

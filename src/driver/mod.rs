@@ -235,11 +235,13 @@ impl Driver {
 
     /// Whether nothing can be asked any more: it was shut down, or this is a forked child, to which the parent's ring
     /// and epoll set do not belong.
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.get() || self.forks != fork::generation()
     }
 
     /// Whether sockets have to be made non-blocking for this driver.
+    #[inline]
     pub(crate) fn wants_nonblocking(&self) -> bool {
         self.nonblocking
     }

@@ -33,6 +33,7 @@ impl<O: Op> Pending<O> {
     }
 
     /// Takes back an operation that was not submitted.
+    #[inline]
     pub(crate) fn take_back(&mut self) -> O {
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::New(op) => op,

@@ -193,6 +193,7 @@ impl Table {
     }
 
     /// Calls `f` with the operation.
+    #[inline]
     pub(crate) fn with<R>(&self, key: Key, f: impl FnOnce(&mut dyn Op) -> R) -> Option<R> {
         let mut op = self.live(key)?.op.get()?;
         // SAFETY: `op` points to a live operation, and this is the only access to it (see the top of this file).

@@ -70,6 +70,7 @@ impl Outbound {
         self.backlog.get().map_or(0, |backlog| backlog.bytes.get())
     }
 
+    #[inline]
     fn is_awaited(&self) -> bool {
         self.backlog.get().is_some_and(|backlog| !backlog.queue.borrow().is_empty())
     }
@@ -244,12 +245,14 @@ impl Drop for Queued<'_> {
 
 impl Shared {
     /// Whether the sending side works.
+    #[inline]
     fn check_turn(&self) -> io::Result<()> {
         self.check_open()?;
         self.outbound.error.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
     /// Whether anything can be sent (still).
+    #[inline]
     fn check_send(&self) -> io::Result<()> {
         self.check_turn()?;
         if self.outbound.shut.get() { Err(io::Error::from_raw_os_error(libc::EPIPE)) } else { Ok(()) }
@@ -268,6 +271,7 @@ impl Shared {
     }
 
     /// The turn is free, if nobody waits for it.
+    #[inline]
     fn turn_ends(&self) -> bool {
         let nobody = !self.outbound.is_awaited();
         if nobody {

@@ -88,6 +88,7 @@ impl Shared {
         self.this.upgrade()
     }
 
+    #[inline]
     pub(crate) fn driver(&self) -> &Rc<Driver> {
         self.descriptor.driver()
     }
@@ -114,6 +115,7 @@ impl Shared {
         drop(self.inbound.take());
     }
 
+    #[inline]
     pub(crate) fn check_open(&self) -> io::Result<()> {
         if self.closed.get() { Err(Closed::new("the stream").into()) } else { Ok(()) }
     }

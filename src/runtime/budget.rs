@@ -11,18 +11,23 @@ thread_local! {
 }
 
 /// A task is about to be polled.
+#[inline]
 pub(crate) fn refill() {
-    LEFT.set(PER_POLL);
+    LEFT.with(|left| left.set(PER_POLL));
 }
 
 /// Call it before giving an answer that was ready without waiting. `Pending`: the task has had its share of this poll;
 /// it is ready again already, after everybody else.
+#[inline]
 pub(crate) fn spend(cx: &Context<'_>) -> Poll<()> {
-    let left = LEFT.get();
-    if left == 0 {
-        cx.waker().wake_by_ref();
-        return Poll::Pending;
+    let has_some = LEFT.with(|left| {
+        let before = left.get();
+        left.set(before.saturating_sub(1));
+        before > 0
+    });
+    if has_some {
+        return Poll::Ready(());
     }
-    LEFT.set(left - 1);
-    Poll::Ready(())
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// How many forks lie between this process and the one that called this first. Cheap: one relaxed load.
+#[inline]
 pub(crate) fn generation() -> u32 {
     static WATCH: Once = Once::new();
     extern "C" fn in_child() {

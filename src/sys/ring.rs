@@ -93,6 +93,7 @@ impl Ring {
         self.submitter.as_ref().expect("the views exist until drop")
     }
 
+    #[inline]
     fn sq(&mut self) -> &mut SubmissionQueue<'static> {
         self.sq.as_mut().expect("the views exist until drop")
     }

@@ -51,6 +51,7 @@ impl<T: SendTarget, B: IoBuf> SendAll<T, B> {
         Self { target, buf, sent: 0 }
     }
 
+    #[inline]
     fn rest(&self) -> (*const u8, usize) {
         // SAFETY: `sent` is at most the length.
         let address = unsafe { self.buf.as_ptr().add(self.sent) };
@@ -61,12 +62,14 @@ impl<T: SendTarget, B: IoBuf> SendAll<T, B> {
 impl<T: SendTarget, B: IoBuf> SendOp for SendAll<T, B> {
     type Bufs = B;
 
+    #[inline]
     fn into_parts(self) -> (B, usize) {
         (self.buf, self.sent)
     }
 }
 
 impl<T: SendTarget, B: IoBuf> Op for SendAll<T, B> {
+    #[inline]
     fn prepare(&mut self, features: &Features) -> Option<Entry> {
         let (address, len) = self.rest();
         let fd = Fd(self.target.descriptor().number());
