@@ -43,20 +43,23 @@ enum Direction {
 #[derive(Debug, Default)]
 struct Queue {
     first: Option<Key>,
-    rest: VecDeque<Key>,
+    behind: Option<Box<Behind>>,
 }
+
+#[derive(Debug, Default)]
+struct Behind(VecDeque<Key>);
 
 impl Queue {
     fn push(&mut self, key: Key) {
         if self.first.is_none() {
             self.first = Some(key);
         } else {
-            self.rest.push_back(key);
+            self.behind.get_or_insert_default().0.push_back(key);
         }
     }
 
     fn pop(&mut self) {
-        self.first = self.rest.pop_front();
+        self.first = self.behind.as_mut().and_then(|behind| behind.0.pop_front());
     }
 
     fn remove(&mut self, key: Key) -> bool {
@@ -64,8 +67,9 @@ impl Queue {
             self.pop();
             return true;
         }
-        let found = self.rest.iter().position(|k| *k == key);
-        found.is_some_and(|at| self.rest.remove(at).is_some())
+        let Some(behind) = &mut self.behind else { return false };
+        let found = behind.0.iter().position(|k| *k == key);
+        found.is_some_and(|at| behind.0.remove(at).is_some())
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::error::panic_message;
+use crate::error::{JoinError, panic_message};
 use crate::net::{Family, Listener, Stream};
-use crate::runtime::scope::What;
+use crate::runtime::scope::{NONE, What};
+use crate::runtime::task::{self, Ending};
 use crate::runtime::wait::Waiter;
-use crate::runtime::{sleep, spawn};
+use crate::runtime::{core, sleep};
 
 /// What went wrong while a listener was served. Serving goes on.
 #[non_exhaustive]
@@ -229,7 +230,7 @@ where
             let server = Server { handler: self.handler, on_error: self.on_error, open: Open::default() };
             let server = Rc::new(server);
             let open = &server.open;
-            let start = |stream| drop(spawn(serve_one(Place::new(&server), stream)));
+            let start = |stream| start_one(serve_one(Place::new(&server), stream));
             let mut shutdown = pin!(shutdown);
             loop {
                 let mut accept = self.listener.accept();
@@ -269,6 +270,25 @@ fn is_over(error: &io::Error) -> bool {
             matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ECANCELED)
         }
         None => true,
+    }
+}
+
+/// Nobody asks how the task of a connection has ended: what there is to tell, it has told.
+struct Unasked;
+
+impl Ending<()> for Unasked {
+    fn end(&self, _: Result<(), JoinError>) -> Option<Result<(), JoinError>> {
+        None
+    }
+
+    fn wake(&self) {}
+}
+
+fn start_one(connection: impl Future<Output = ()> + 'static) {
+    let core = core::current();
+    if !core.closed.get() {
+        let info = core.new_info(Location::caller());
+        core.start(task::new_with(connection, info, Unasked), NONE);
     }
 }
 
