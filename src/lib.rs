@@ -9,10 +9,12 @@ compile_error!("proactor stands on io_uring and epoll: it runs on Linux only");
 // In the order of the layers: each may use those above it.
 pub mod buf;
 pub mod cancel;
+pub mod context;
 mod driver;
 mod error;
 pub mod event_loop;
 pub mod fs;
+pub mod future;
 pub mod net;
 mod op;
 mod runtime;
@@ -28,7 +30,7 @@ pub use error::{
     Unsent, WouldBlock,
 };
 pub use runtime::{
-    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskId, TaskInfo, TaskState, TaskTree,
-    Timeout, YieldNow, all_tasks, current, current_task, interval, metrics, nop, run, sleep, sleep_until,
-    spawn, task_tree, timeout, yield_now,
+    Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskFactory, TaskId, TaskInfo,
+    TaskState, TaskTree, Timeout, YieldNow, all_tasks, current, current_task, interval, metrics, nop, run,
+    sleep, sleep_until, spawn, task_tree, timeout, yield_now,
 };

@@ -12,6 +12,7 @@ mod contract;
 mod costs;
 mod event_loop;
 mod faults;
+mod futures;
 mod harness;
 mod load;
 mod ops;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Imports go down only: a module may use those of its own layer and of the layers before it. DESIGN §2.
-const LAYERS: &str = "sys buf error / driver / op / runtime / cancel future sync
+const LAYERS: &str = "sys buf error / driver / op / runtime / cancel context future sync
     / net fs process stream signal thread / event_loop transport compat";
 
 /// The only files and folders that may hold unsafe code, and all of them do.

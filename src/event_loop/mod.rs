@@ -10,8 +10,8 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Closed;
-use crate::runtime::EventLoop;
 use crate::runtime::core::{self, CallKey, Core};
+use crate::runtime::{EventLoop, TaskFactory};
 
 /// A callback that was given to the loop. Dropping the handle changes nothing.
 #[derive(Clone)]
@@ -86,6 +86,19 @@ fn after(core: &Core, delay: Duration) -> Instant {
 }
 
 impl EventLoop {
+    /// Makes the loop call `factory` for each task that is spawned in it from now on, before it runs; `None` for nothing.
+    /// For logs and counts: what a task is, its type says.
+    pub fn set_task_factory(&self, factory: Option<TaskFactory>) {
+        let before = self.core.task_factory.replace(factory);
+        drop(before);
+    }
+
+    /// What [`set_task_factory`](Self::set_task_factory) has set.
+    #[doc(alias = "get_task_factory")]
+    pub fn task_factory(&self) -> Option<TaskFactory> {
+        self.core.task_factory.borrow().clone()
+    }
+
     /// Calls `f` in the next turn of the loop, after everything that is ready already.
     ///
     /// # Errors

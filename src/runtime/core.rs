@@ -16,6 +16,7 @@ use crate::driver::{Driver, Key, Metrics, Wait};
 use crate::runtime::budget;
 use crate::runtime::clock::{Clock, GRACE};
 use crate::runtime::here;
+use crate::runtime::inspect::{TaskFactory, TaskInfo};
 use crate::runtime::locals::Locals;
 use crate::runtime::polling::{self, Polled, Suspicion};
 use crate::runtime::remote::{self, Remote};
@@ -74,12 +75,15 @@ pub(crate) struct Core {
     pub(crate) running: Cell<bool>,
     pub(crate) stopping: Cell<bool>,
     pub(crate) closed: Cell<bool>,
+    /// The main future waits for the ends of all tasks.
+    pub(crate) ending: Cell<bool>,
     main_woken: Cell<bool>,
     main_waker: OnceCell<Waker>,
     /// How many waits for threads there are, which the driver does not know of.
     elsewhere: Cell<usize>,
     pub(crate) locals: Locals,
     main_info: Info,
+    pub(crate) task_factory: RefCell<Option<TaskFactory>>,
     pub(super) scopes: RefCell<Scopes>,
     /// Cancelled scopes whose bodies an operation will move, each with the operation.
     pub(super) watched: RefCell<Vec<(u32, Key)>>,
@@ -175,11 +179,13 @@ impl Core {
             running: Cell::new(false),
             stopping: Cell::new(false),
             closed: Cell::new(false),
+            ending: Cell::new(false),
             main_woken: Cell::new(false),
             main_waker: OnceCell::new(),
             elsewhere: Cell::new(0),
             locals: Locals::default(),
             main_info: Info::new(Location::caller(), None),
+            task_factory: RefCell::default(),
             scopes: RefCell::default(),
             watched: RefCell::default(),
         };
@@ -191,7 +197,7 @@ impl Core {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        let tasks = self.tasks.borrow().len() - 1;
+        let tasks = self.task_count();
         let of_driver = self.driver.metrics();
         let in_flight = of_driver.in_flight + self.elsewhere.get();
         let (scopes, waits) = self.scopes.borrow().counts();
@@ -219,7 +225,12 @@ impl Core {
 
     /// What is known about a task that is made now.
     pub(crate) fn new_info(&self, spawned_at: &'static Location<'static>) -> Info {
-        Info::new(spawned_at, self.with_info(here::task(), |info| info.id))
+        let info = self.with_info(here::task(), |parent| {
+            let info = Info::new(spawned_at, Some(parent.id));
+            info.values.set(parent.inherited());
+            info
+        });
+        info.unwrap_or_else(|| Info::new(spawned_at, None))
     }
 
     pub(crate) fn spawn<F>(
@@ -245,6 +256,10 @@ impl Core {
         let info = task.clone();
         let key = self.insert(Some(task), info.info(), parent).expect("a loop holds at most 2^26 tasks");
         self.wake(key.slot, Some(key.generation));
+        let factory = self.task_factory.borrow().clone();
+        if let (Some(factory), Some(info)) = (factory, TaskInfo::of(self, key.slot)) {
+            factory(&info);
+        }
     }
 
     /// Calls `f` with what is known about the task of `slot`.
@@ -254,6 +269,28 @@ impl Core {
         }
         let task = self.tasks.borrow().get(slot as usize)?.task.clone()?;
         Some(f(task.info()))
+    }
+
+    /// Tasks that are not over, without the main one.
+    pub(crate) fn task_count(&self) -> usize {
+        self.tasks.borrow().len() - 1
+    }
+
+    /// Changes with each task that is spawned.
+    pub(crate) fn spawned(&self) -> u32 {
+        self.spawned.get()
+    }
+
+    /// Asks each task to end that was not asked yet.
+    pub(crate) fn cancel_tasks(&self, message: &str) {
+        for slot in self.task_slots() {
+            let root = self.with_info(slot, |info| info.root.get());
+            if let Some(root) =
+                root.filter(|root| slot != MAIN && *root != NONE && self.cancel_requests(*root) == 0)
+            {
+                self.cancel_scope(root, Some(message.into()));
+            }
+        }
     }
 
     /// The slots of all tasks, the main one first.
@@ -297,6 +334,9 @@ impl Core {
             let gone = self.tasks.borrow_mut().try_remove(slot as usize);
             // Outside the borrow: a result that nobody fetches is dropped here.
             contain(|| drop((gone, task)));
+            if self.ending.get() {
+                self.main_woken.set(true);
+            }
         }
     }
 

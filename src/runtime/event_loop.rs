@@ -1,11 +1,12 @@
 //! The event loop as a value: made by a builder, run, stopped, closed.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes, Wait};
@@ -15,6 +16,7 @@ use crate::runtime::core::{self, Core};
 use crate::runtime::handle::LoopHandle;
 use crate::runtime::polling::{Polled, Suspicion};
 use crate::runtime::remote::Remote;
+use crate::runtime::time::sleep;
 
 /// How long a closing loop waits for the kernel to answer for the operations that are still in flight.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -155,6 +157,27 @@ impl EventLoop {
         });
         ended?;
         result.ok_or_else(|| io::Error::other("the event loop was stopped before the future was done"))
+    }
+
+    /// Cancels all tasks and runs the loop until they are over, or for at most `limit`.
+    pub(crate) fn end_tasks(&self, limit: Duration) -> io::Result<()> {
+        let core = &self.core;
+        if core.task_count() == 0 {
+            return Ok(());
+        }
+        core.ending.set(true);
+        self.run_until_complete(async {
+            let mut limit = pin!(sleep(limit));
+            let mut cancelled = None;
+            poll_fn(|cx| {
+                // Clean-up may have spawned more.
+                if cancelled.replace(core.spawned()) != Some(core.spawned()) {
+                    core.cancel_tasks("the main future is done");
+                }
+                if core.task_count() == 0 { Poll::Ready(()) } else { limit.as_mut().poll(cx).map(drop) }
+            })
+            .await;
+        })
     }
 
     /// Runs the loop until [`stop`](Self::stop).

@@ -42,8 +42,11 @@ pub struct TaskInfo {
     pub cancel_requests: u32,
 }
 
+/// Sees each task that is spawned in a loop.
+pub type TaskFactory = Rc<dyn Fn(&TaskInfo)>;
+
 impl TaskInfo {
-    fn of(core: &Core, slot: u32) -> Option<Self> {
+    pub(crate) fn of(core: &Core, slot: u32) -> Option<Self> {
         let (running, ready) = (here::task() == slot, core.is_queued(slot));
         core.with_info(slot, |info| {
             let root = info.root.get();

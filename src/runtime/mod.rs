@@ -24,7 +24,7 @@ pub use event_loop::{Builder, EventLoop};
 pub use handle::{LoopHandle, RemoteTask};
 #[allow(unused_imports, reason = "locks come to use it")]
 pub(crate) use inspect::current_task_id;
-pub use inspect::{TaskInfo, TaskState, TaskTree, all_tasks, current_task, task_tree};
+pub use inspect::{TaskFactory, TaskInfo, TaskState, TaskTree, all_tasks, current_task, task_tree};
 pub(crate) use task::contain;
 pub use task::{Task, TaskId};
 pub use time::{Interval, Sleep, Timeout, interval, sleep, sleep_until, timeout};
@@ -34,15 +34,19 @@ use std::io;
 use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::driver::Metrics;
 use crate::op::Nop;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, outcome};
 
+/// How long the tasks that are left have to end when the main future is done.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
 /// Makes an event loop, runs `main` in it, closes it, and gives the result of `main`.
 ///
-/// Tasks that are not done when `main` is are dropped. `PROACTOR_DRIVER` chooses the driver; see
+/// Tasks that are not done when `main` is are cancelled, and have ten seconds to end; then they are dropped. `PROACTOR_DRIVER` chooses the driver; see
 /// [`DriverChoice`](crate::DriverChoice).
 ///
 /// # Errors
@@ -65,7 +69,9 @@ use crate::runtime::wait::{Ask, outcome};
 /// ```
 pub fn run<T, E: From<io::Error>>(main: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let event_loop = EventLoop::new()?;
-    event_loop.run_until_complete(main)?
+    let result = event_loop.run_until_complete(main)?;
+    event_loop.end_tasks(END_LIMIT)?;
+    result
 }
 
 /// Makes a task of `future` in the loop of this thread; it runs beside the caller from the next turn on.

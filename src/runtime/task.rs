@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU64;
@@ -32,6 +33,9 @@ impl fmt::Display for TaskId {
     }
 }
 
+/// The context variables of a task. Shared with its children until one of them sets something.
+pub(crate) type Values = Rc<HashMap<u64, Rc<dyn Any>>>;
+
 /// What is known about a task besides its future.
 pub(crate) struct Info {
     pub(crate) id: TaskId,
@@ -41,13 +45,29 @@ pub(crate) struct Info {
     pub(crate) parent: Option<TaskId>,
     /// Its scope, as long as it runs.
     pub(crate) root: Cell<u32>,
+    /// Its context variables.
+    pub(crate) values: Cell<Option<Values>>,
 }
 
 impl Info {
     pub(crate) fn new(spawned_at: &'static Location<'static>, parent: Option<TaskId>) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let id = TaskId(NonZeroU64::new(IDS.fetch_add(1, Ordering::Relaxed)).expect("not so many"));
-        Self { id, name: RefCell::default(), spawned_at, parent, root: Cell::new(NONE) }
+        Self {
+            id,
+            name: RefCell::default(),
+            spawned_at,
+            parent,
+            root: Cell::new(NONE),
+            values: Cell::new(None),
+        }
+    }
+
+    /// The context variables, for a child.
+    pub(crate) fn inherited(&self) -> Option<Values> {
+        let values = self.values.take();
+        self.values.set(values.clone());
+        values
     }
 
     pub(crate) fn name(&self) -> Rc<str> {
@@ -107,6 +127,8 @@ trait Join<T> {
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>>;
     fn is_over(&self) -> bool;
     fn look(&self, f: &mut dyn FnMut(&Result<T, JoinError>));
+    /// Whether it is over; if not, the end wakes the task of `cx`.
+    fn poll_end(&self, cx: &Context<'_>) -> bool;
     fn forget_joiner(&self);
     fn info(&self) -> &Info;
 }
@@ -211,6 +233,14 @@ impl<F: Future> Join<F::Output> for TaskCell<F, Kept> {
         }
     }
 
+    fn poll_end(&self, cx: &Context<'_>) -> bool {
+        let over = self.is_over();
+        if !over {
+            self.ending.joiner.register_for(cx, JOIN);
+        }
+        over
+    }
+
     fn forget_joiner(&self) {
         self.ending.joiner.clear();
     }
@@ -296,6 +326,16 @@ impl<T> Task<T> {
             NONE => 0,
             root => self.core.cancel_requests(root),
         }
+    }
+
+    /// Whether it is over; if not, the end wakes the task of `cx`.
+    pub(crate) fn poll_end(&self, cx: &Context<'_>) -> bool {
+        self.cell.poll_end(cx)
+    }
+
+    /// Nobody waits for the end any more.
+    pub(crate) fn forget_waiter(&self) {
+        self.cell.forget_joiner();
     }
 
     /// Calls `f` with the result, if the task is over and nobody has taken the result yet.
