@@ -58,13 +58,20 @@ pub(crate) fn share(iterations: u64, batches: u64, size: usize, elapsed: Duratio
 pub(crate) struct Group<'a> {
     inner: BenchmarkGroup<'a, WallTime>,
     name: String,
+    /// What the others are compared with.
+    floor: &'static str,
     /// Nanoseconds per operation by size and driver.
     medians: BTreeMap<usize, BTreeMap<String, f64>>,
 }
 
 impl<'a> Group<'a> {
     pub(crate) fn new(criterion: &'a mut Criterion, name: &str) -> Group<'a> {
-        Group { inner: criterion.benchmark_group(name), name: name.into(), medians: BTreeMap::new() }
+        Group::beside(criterion, name, RAW)
+    }
+
+    /// A group whose floor is called `floor` instead of `raw`.
+    pub(crate) fn beside(criterion: &'a mut Criterion, name: &str, floor: &'static str) -> Group<'a> {
+        Group { inner: criterion.benchmark_group(name), name: name.into(), floor, medians: BTreeMap::new() }
     }
 
     pub(crate) fn sampling(&mut self, mode: SamplingMode) {
@@ -92,16 +99,16 @@ impl<'a> Group<'a> {
             return;
         }
         println!(
-            "\n{:24} {:>8}   {:>12} {:>12} {:>12}   ratio to raw",
-            self.name, "size", RAW, "io_uring", "epoll"
+            "\n{:24} {:>8}   {:>12} {:>12} {:>12}   ratio to {}",
+            self.name, "size", self.floor, "io_uring", "epoll", self.floor
         );
         for (size, row) in &self.medians {
             let time = |driver| row.get(driver).map_or("-".into(), |&ns| readable(ns));
-            let ratio = |driver| match (row.get(driver), row.get(RAW)) {
+            let ratio = |driver| match (row.get(driver), row.get(self.floor)) {
                 (Some(ns), Some(raw)) if *raw > 0.0 => format!("{driver} {:.2}", ns / raw),
                 _ => String::new(),
             };
-            let (raw, uring, epoll) = (time(RAW), time("io_uring"), time("epoll"));
+            let (raw, uring, epoll) = (time(self.floor), time("io_uring"), time("epoll"));
             println!(
                 "{:24} {size:>8}   {raw:>12} {uring:>12} {epoll:>12}   {}  {}",
                 "",

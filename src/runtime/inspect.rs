@@ -84,7 +84,6 @@ impl fmt::Display for TaskInfo {
 }
 
 /// The number of the task that runs now.
-#[allow(dead_code, reason = "locks come to use it")]
 pub(crate) fn current_task_id() -> Option<TaskId> {
     core::try_current()?.with_info(here::task(), |info| info.id)
 }

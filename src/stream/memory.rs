@@ -1,6 +1,7 @@
 //! Streams of objects between the tasks of a loop.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -8,7 +9,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::error::{Broken, Cancelled, Closed, EndOfStream, Unsent, WouldBlock};
+use crate::error::{Broken, Cancelled, Closed, EndOfStream, MayBeCancelled, Unsent, WouldBlock};
+use crate::runtime::scope::What;
 use crate::sync::channel::Channel;
 use crate::sync::order::Fifo;
 use crate::sync::wait::{Attempt, Source, Wait};
@@ -134,6 +136,18 @@ pub enum ReceiveError {
     /// Every sender was closed, and everything they sent was received.
     #[error("{0}")]
     EndOfStream(#[from] EndOfStream),
+}
+
+impl MayBeCancelled for SendError {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+impl MayBeCancelled for ReceiveError {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
 }
 
 impl From<SendError> for io::Error {
@@ -337,6 +351,8 @@ impl<T> Source for Sending<T> {
     type Value = T;
     type Error = SendError;
 
+    const WHAT: What = What(&"room in a memory stream");
+
     fn waiters(&self) -> &Waiters<T> {
         self.0.shared.channel.senders()
     }
@@ -374,6 +390,8 @@ impl<T> Receiving<T> {
 impl<T> Source for Receiving<T> {
     type Value = ();
     type Error = ReceiveError;
+
+    const WHAT: What = What(&"an item of a memory stream");
 
     fn waiters(&self) -> &Waiters {
         self.0.shared.channel.receivers()

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -9,8 +10,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::error::{Cancelled, Unbalanced, WouldBlock};
-use crate::runtime::TaskId;
+use crate::error::{Cancelled, MayBeCancelled, Unbalanced, WouldBlock};
+use crate::runtime::scope::What;
+use crate::runtime::{TaskId, current_task_id};
 use crate::sync::wait::{Attempt, Source, Wait};
 use crate::sync::waiters::Waiters;
 
@@ -23,6 +25,8 @@ pub enum Borrower {
     Token {
         /// Its number.
         number: u64,
+        /// The task that asked for it.
+        task: Option<TaskId>,
     },
     /// A task.
     Task(TaskId),
@@ -230,7 +234,7 @@ impl CapacityLimiter {
     fn next_token(&self) -> Borrower {
         let number = self.shared.tokens_made.get() + 1;
         self.shared.tokens_made.set(number);
-        Borrower::Token { number }
+        Borrower::Token { number, task: current_task_id() }
     }
 
     fn borrow_for(&self, borrower: Borrower) -> Wait<Borrowing> {
@@ -288,6 +292,8 @@ impl Source for Borrowing {
     type Value = Borrower;
     type Error = BorrowError;
 
+    const WHAT: What = What(&"a token of a limiter");
+
     fn waiters(&self) -> &Waiters<Borrower> {
         &self.limiter.shared.waiters
     }
@@ -325,6 +331,12 @@ pub enum BorrowError {
     /// The borrower holds a token already or waits for one.
     #[error("this borrower holds a token of the limiter already")]
     AlreadyBorrowing,
+}
+
+impl MayBeCancelled for BorrowError {
+    fn as_error(&self) -> &(dyn Error + 'static) {
+        self
+    }
 }
 
 impl From<BorrowError> for io::Error {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{Cancelled, WouldBlock};
+use crate::runtime::scope::What;
 use crate::sync::lock::{Acquire, Lock, LockGuard, LockStatistics};
 use crate::sync::wait::{Attempt, Source, Wait};
 use crate::sync::waiters::Waiters;
@@ -202,6 +203,8 @@ struct Notified {
 impl Source for Notified {
     type Value = ();
     type Error = Cancelled;
+
+    const WHAT: What = What(&"a notification");
 
     fn waiters(&self) -> &Waiters {
         &self.waiters

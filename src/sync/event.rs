@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::error::Cancelled;
+use crate::runtime::scope::What;
 use crate::sync::wait::{Attempt, Source, Wait};
 use crate::sync::waiters::Waiters;
 
@@ -91,6 +92,8 @@ impl Event {
 impl Source for Event {
     type Value = ();
     type Error = Cancelled;
+
+    const WHAT: What = What(&"an event");
 
     fn waiters(&self) -> &Waiters {
         &self.shared.waiters

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::error::{Cancelled, WouldBlock};
+use crate::runtime::scope::What;
+use crate::runtime::{TaskId, current_task_id};
 use crate::sync::wait::{Attempt, Source, Wait};
 use crate::sync::waiters::Waiters;
 
@@ -16,7 +18,8 @@ use crate::sync::waiters::Waiters;
 /// is another handle of the same lock.
 ///
 /// It is fair: it goes to whoever waits for it the longest, and nobody takes it in passing. It is not reentrant: who holds
-/// it and waits for it waits for ever.
+/// it and waits for it waits for ever. That is no error, unlike in AnyIO, since it cannot be told from two futures of one
+/// task that take turns; [`statistics`](Self::statistics) name the owner.
 ///
 /// # Examples
 /// ```
@@ -43,6 +46,8 @@ struct Shared<T> {
     /// Whose turn it is has been decided: a guard exists, or somebody was granted the lock and does not know it yet.
     is_locked: Cell<bool>,
     waiters: Waiters,
+    /// The task that got the guard.
+    owner: Cell<Option<TaskId>>,
     /// With the guard while there is one.
     value: Cell<Option<Box<T>>>,
 }
@@ -53,6 +58,8 @@ struct Shared<T> {
 pub struct LockStatistics {
     /// Whether somebody has it.
     pub locked: bool,
+    /// The task that got the guard, if one has it. The guard may have gone elsewhere since.
+    pub owner: Option<TaskId>,
     /// Futures that wait for it.
     pub tasks_waiting: usize,
 }
@@ -61,7 +68,8 @@ impl<T> Lock<T> {
     /// A free lock that protects `value`.
     pub fn new(value: T) -> Self {
         let value = Cell::new(Some(Box::new(value)));
-        Self { shared: Rc::new(Shared { is_locked: Cell::new(false), waiters: Waiters::default(), value }) }
+        let (is_locked, owner) = (Cell::new(false), Cell::new(None));
+        Self { shared: Rc::new(Shared { is_locked, waiters: Waiters::default(), owner, value }) }
     }
 
     /// Completes with the lock. Dropping the guard releases it.
@@ -92,7 +100,8 @@ impl<T> Lock<T> {
 
     /// Who has it and how many wait.
     pub fn statistics(&self) -> LockStatistics {
-        LockStatistics { locked: self.is_locked(), tasks_waiting: self.shared.waiters.len() }
+        let owner = self.shared.owner.get();
+        LockStatistics { locked: self.is_locked(), owner, tasks_waiting: self.shared.waiters.len() }
     }
 
     /// Whether both are handles of the same lock.
@@ -111,6 +120,8 @@ impl<T> Lock<T> {
 impl<T> Source for Lock<T> {
     type Value = ();
     type Error = Cancelled;
+
+    const WHAT: What = What(&"a lock");
 
     fn waiters(&self) -> &Waiters {
         &self.shared.waiters
@@ -183,6 +194,7 @@ pub struct LockGuard<T = ()> {
 impl<T> LockGuard<T> {
     /// The guard of whoever has got the lock just now.
     fn new(lock: &Lock<T>) -> Self {
+        lock.shared.owner.set(current_task_id());
         Self { lock: lock.clone(), value: lock.shared.value.take() }
     }
 
@@ -210,6 +222,7 @@ impl<T> DerefMut for LockGuard<T> {
 
 impl<T> Drop for LockGuard<T> {
     fn drop(&mut self) {
+        self.lock.shared.owner.set(None);
         self.lock.shared.value.set(self.value.take());
         self.lock.release();
     }

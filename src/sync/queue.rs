@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::error::{Cancelled, Unbalanced, Unsent, WouldBlock};
+use crate::runtime::scope::What;
 use crate::sync::channel::Channel;
 use crate::sync::order::{Fifo, Lifo, Order, Priority};
 use crate::sync::wait::{Attempt, Source, Wait};
@@ -202,6 +203,8 @@ impl<O: Order> Source for Getting<O> {
     type Value = ();
     type Error = Cancelled;
 
+    const WHAT: What = What(&"an item of a queue");
+
     fn waiters(&self) -> &Waiters {
         self.0.shared.channel.receivers()
     }
@@ -224,6 +227,8 @@ impl<O: Order> Source for Putting<O> {
     type Value = O::Item;
     type Error = Cancelled;
 
+    const WHAT: What = What(&"room in a queue");
+
     fn waiters(&self) -> &Waiters<O::Item> {
         self.0.shared.channel.senders()
     }
@@ -244,6 +249,8 @@ struct Joining<O: Order>(OrderedQueue<O>);
 impl<O: Order> Source for Joining<O> {
     type Value = ();
     type Error = Cancelled;
+
+    const WHAT: What = What(&"the end of the work in a queue");
 
     fn waiters(&self) -> &Waiters {
         &self.0.shared.joiners

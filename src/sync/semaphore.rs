@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::error::{Cancelled, Unbalanced, WouldBlock};
+use crate::runtime::scope::What;
 use crate::sync::wait::{Attempt, Source, Wait};
 use crate::sync::waiters::Waiters;
 
@@ -145,6 +146,8 @@ impl Semaphore {
 impl Source for Semaphore {
     type Value = ();
     type Error = Cancelled;
+
+    const WHAT: What = What(&"a permit of a semaphore");
 
     fn waiters(&self) -> &Waiters {
         &self.shared.waiters

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::error::Cancelled;
 use crate::runtime::budget;
+use crate::runtime::scope::What;
 use crate::runtime::wait::check;
 use crate::sync::waiters::{Key, Waiters};
 
@@ -26,6 +27,9 @@ pub(crate) trait Source {
     /// What a wait brings along, and gets back if it fails.
     type Value;
     type Error: From<Cancelled>;
+
+    /// For people who look what a task waits for.
+    const WHAT: What;
 
     fn waiters(&self) -> &Waiters<Self::Value>;
 
@@ -118,7 +122,7 @@ impl<S: Source> Wait<S> {
 
     fn register(&mut self, cx: &Context<'_>) -> Poll<Outcome<S>> {
         if let Stage::Waiting(key) = &self.stage
-            && self.source.waiters().register(key, cx)
+            && self.source.waiters().register(key, cx, S::WHAT)
         {
             return Poll::Pending;
         }

@@ -13,6 +13,7 @@ use std::task::{Context, Waker};
 use slab::Slab;
 
 use crate::runtime::contain;
+use crate::runtime::scope::What;
 use crate::runtime::wait::Waiter;
 
 /// No entry: the end of the order.
@@ -100,10 +101,11 @@ impl<V> Waiters<V> {
         Key(slot)
     }
 
-    /// From now on the future of `key` is woken through `cx`. False: it was granted meanwhile.
-    pub(crate) fn register(&self, key: &Key, cx: &Context<'_>) -> bool {
+    /// From now on the future of `key` is woken through `cx`; `what` is what people are told that it waits for. False: it
+    /// was granted meanwhile.
+    pub(crate) fn register(&self, key: &Key, cx: &Context<'_>, what: What) -> bool {
         let waiter = mem::take(&mut self.list.borrow_mut().at(key.0).waiter);
-        waiter.register(cx); // foreign code, so outside the borrow
+        waiter.register_for(cx, what); // foreign code, so outside the borrow
         let mut list = self.list.borrow_mut();
         let entry = list.at(key.0);
         if entry.value.is_some() {
@@ -188,8 +190,11 @@ impl<V> fmt::Debug for Waiters<V> {
 #[cfg(test)]
 mod tests {
     use super::{Key, Waiters};
+    use crate::runtime::scope::What;
     use std::collections::VecDeque;
     use std::task::{Context, Waker};
+
+    const WHAT: What = What(&"a test");
 
     /// A plain model: a list of the numbers that wait, and one of those that were granted.
     #[test]
@@ -208,7 +213,7 @@ mod tests {
             match random(5) {
                 0 | 1 => {
                     let key = waiters.enter(number);
-                    assert!(waiters.register(&key, &Context::from_waker(Waker::noop())));
+                    assert!(waiters.register(&key, &Context::from_waker(Waker::noop()), WHAT));
                     waiting.push_back((number, key));
                 }
                 2 => {
@@ -233,7 +238,7 @@ mod tests {
                 _ if !granted.is_empty() => {
                     let (_, key) = granted.swap_remove(random(granted.len()));
                     assert!(waiters.is_granted(&key));
-                    assert!(!waiters.register(&key, &Context::from_waker(Waker::noop())));
+                    assert!(!waiters.register(&key, &Context::from_waker(Waker::noop()), WHAT));
                     assert_eq!(waiters.leave(key), None);
                 }
                 _ => {}

@@ -1,5 +1,6 @@
 //! What tasks wait for each other with, one file for each primitive. A comment names where a promise comes from.
 
+mod cancelled;
 mod capacity_limiter;
 mod condition;
 mod event;
