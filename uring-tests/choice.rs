@@ -248,6 +248,25 @@ fn a_denied_ring_is_an_error_with_the_remedy_where_it_was_forced_and_else_a_reas
 }
 
 #[test]
+fn a_ring_that_is_too_old_refuses_to_start_and_says_what_it_lacks() {
+    let _alone = alone();
+    if let Some(reason) = ring_refused() {
+        skip(&reason.to_string());
+        return;
+    }
+    for name in ["EXT_ARG", "NODROP", "NATIVE_WORKERS", "RSRC_TAGS"] {
+        let without = [("PROACTOR_WITHOUT", name), ("PROACTOR_DRIVER", "io_uring")];
+        let why = format!(
+            "this kernel's io_uring lacks {name}: it is too old; use a 6.1 or later kernel, or epoll"
+        );
+        let refusal = format!("error Unsupported: {why}");
+        assert_eq!(child("build io_uring", &without[..1]), refusal);
+        assert_eq!(child("build auto", &without), refusal);
+        assert_eq!(child("build auto", &without[..1]), format!("epoll because {why}"));
+    }
+}
+
+#[test]
 fn the_automatic_choice_is_the_modern_ring_and_else_epoll() {
     let _alone = alone();
     let report = EventLoop::builder().build().expect("auto always finds a driver").report();

@@ -11,6 +11,8 @@ from pathlib import Path
 # One-line and deb822 sources; what is not Debian's main archive (updates, security, others) is left out.
 ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$")
 
+ARCHIVE = "http://archive.debian.org/debian"
+
 
 class Trouble(Exception):
     """Something that the person who runs the matrix has to mend."""
@@ -53,10 +55,7 @@ class Suite:
         root = (cache / "apt" / name).resolve()
         for part in ("lists/partial", "cache/archives/partial", "sources"):
             (root / part).mkdir(parents=True, exist_ok=True)
-        uri, signed = own_source()
-        (root / "sources/suite.sources").write_text(
-            f"Types: deb\nURIs: {uri}\nSuites: {name}\nComponents: main\n{signed}"
-        )
+        self.source = root / "sources/suite.sources"
         self.options = [
             "-oDir::Etc::SourceList=/dev/null",
             f"-oDir::Etc::SourceParts={root}/sources",
@@ -64,6 +63,11 @@ class Suite:
             f"-oDir::Cache={root}/cache",
             # The lists of packages are all that is needed: neither translations nor file contents.
             "-oAcquire::Languages=none",
+            # A mirror that does not answer, or has not all of it, is an error, and soon.
+            "-oAcquire::http::Timeout=30",
+            "-oAcquire::https::Timeout=30",
+            "-oAcquire::Retries=2",
+            "-oAPT::Update::Error-Mode=any",
             "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
             "-oAcquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false",
             # apt's own user cannot write into a directory of ours.
@@ -79,9 +83,21 @@ class Suite:
         return done.stdout
 
     def update(self):
-        if not self.updated:
+        """Fetches the list of packages: from the mirror, or where suites go when they are old."""
+        if self.updated:
+            return
+        uri, signed = own_source()
+        stanza = f"Types: deb\nSuites: {self.name}\nComponents: main\n{signed}"
+        try:
+            self.source.write_text(f"URIs: {uri}\n{stanza}")
             self.apt("apt-get", "update", "-q")
-            self.updated = True
+        except Trouble as trouble:
+            try:
+                self.source.write_text(f"URIs: {ARCHIVE}\nCheck-Valid-Until: no\n{stanza}")
+                self.apt("apt-get", "update", "-q")
+            except Trouble as also:
+                raise Trouble(f"{trouble}\nand {also}") from None
+        self.updated = True
 
     def newest(self, pattern):
         """The newest package whose name matches, by the numbers in its name."""

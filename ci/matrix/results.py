@@ -161,6 +161,8 @@ def table(outcomes):
     for outcome in outcomes:
         lines.append(f"{outcome.where.name}: {outcome.where.about}")
         lines += [f"    {line}" for line in outcome.features]
+        slowest = sorted(outcome.took, key=outcome.took.get, reverse=True)[:3]
+        lines.append(f"    slowest: {', '.join(f'{name} {outcome.took[name]:.0f} s' for name in slowest)}")
     return "\n".join(lines)
 
 

@@ -43,6 +43,12 @@ pub(crate) struct Features {
 
 impl Features {
     /// 6.1-class kernels and later: here the ring is the faster driver, and cancelling loses nothing.
+    ///
+    /// Before, each completion interrupts the task instead of waiting for the loop's next call (`DEFER_TASKRUN`), every
+    /// receive takes a poll before it and twice the calls (multishot receive; `costs::a_turn_of_the_loop_is_one_enter`
+    /// counts them), a cancelled `MSG_WAITALL` loses what it had moved, shutdown cancels one by one, and a kernel that
+    /// cannot make a thread waits for ever: plain operations are no faster than epoll, and less is sure. What came
+    /// together with these features is asked for one by one, and replaced where a distribution broke it.
     pub(crate) fn is_modern(&self) -> bool {
         self.setup.single_issuer
             && self.setup.defer_taskrun
@@ -54,7 +60,9 @@ impl Features {
             && self.msg_ring
     }
 
-    /// What the ring driver cannot do without. Debian 11's 5.10 has it, the 5.10 of kernel.org does not.
+    /// What the ring driver cannot do without: waits with a time limit, workers that are threads of this process, the
+    /// io_uring of 5.13 and later, and completions that are never dropped. Debian 11's 5.10 has it all (it carries the
+    /// io_uring of 5.15), the first 5.10 of kernel.org does not.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         let needed = [
             (self.ext_arg, "EXT_ARG"),
@@ -74,6 +82,9 @@ impl Features {
             ("SUBMIT_ALL", self.setup.submit_all),
             ("NO_SQARRAY", self.setup.no_sqarray),
             ("EXT_ARG", self.ext_arg),
+            ("NODROP", self.nodrop),
+            ("NATIVE_WORKERS", self.native_workers),
+            ("RSRC_TAGS", self.resource_tags),
             ("CQE_SKIP", self.cqe_skip),
             ("LINKED_FILE", self.linked_file),
             ("NO_IOWAIT", self.no_iowait),
@@ -148,6 +159,10 @@ impl Features {
             ("TASKRUN_FLAG", &mut setup.taskrun_flag),
             ("SUBMIT_ALL", &mut setup.submit_all),
             ("NO_SQARRAY", &mut setup.no_sqarray),
+            ("EXT_ARG", &mut self.ext_arg),
+            ("NODROP", &mut self.nodrop),
+            ("NATIVE_WORKERS", &mut self.native_workers),
+            ("RSRC_TAGS", &mut self.resource_tags),
             ("CQE_SKIP", &mut self.cqe_skip),
             ("SYNC_CANCEL", &mut self.sync_cancel),
             ("multishot accept", &mut self.multishot_accept),
