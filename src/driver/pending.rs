@@ -32,6 +32,10 @@ impl<O: Op> Pending<O> {
         Self { driver: driver.clone(), stage: Stage::New(op) }
     }
 
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
     /// Takes back an operation that was not submitted.
     #[inline]
     pub(crate) fn take_back(&mut self) -> O {

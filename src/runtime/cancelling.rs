@@ -223,7 +223,7 @@ impl Core {
     /// The scope that a wait of this loop belongs to now.
     #[inline]
     fn scope_here(&self) -> u32 {
-        if core::is_current(self) { here::scope() } else { NONE }
+        here::scope_of(self)
     }
 
     #[inline]

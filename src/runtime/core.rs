@@ -324,10 +324,10 @@ impl Core {
             self.main_woken.set(true);
             return;
         };
-        let waker = TaskKey { loop_id: self.remote.id, slot, generation }.waker();
+        let key = TaskKey { loop_id: self.remote.id, slot, generation };
         budget::refill();
-        let here = here::enter_task(slot);
-        let over = task.run(self, &mut Context::from_waker(&waker));
+        let here = here::enter_task(self, slot, task.info().root.get(), key.to_bits());
+        let over = task.run(self, &mut Context::from_waker(&key.waker()));
         drop(here);
         if over {
             self.leave_root(task.info());
@@ -515,9 +515,13 @@ impl Core {
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Polled<T> {
         budget::refill();
-        let _here = here::enter_task(MAIN);
-        let mut cx = Context::from_waker(self.main_waker());
-        polling::poll_in(self, self.main_info.root.get(), suspicion, &mut cx, |cx| poll(cx))
+        let (waker, root) = (self.main_waker(), self.main_info.root.get());
+        let here = here::enter_task(self, MAIN, root, waker.data().addr() as u64);
+        let polled =
+            polling::poll_here(self, root, suspicion, &mut Context::from_waker(waker), |cx| poll(cx));
+        self.main_info.waits_for.set(here::take_what());
+        drop(here);
+        polled
     }
 
     fn main_waker(&self) -> &Waker {

@@ -1,13 +1,19 @@
 //! Where this thread is right now: which scope's body and which task it polls.
 
 use std::cell::Cell;
+use std::task::Waker;
 
 use crate::runtime::core::{self, Core};
-use crate::runtime::scope::NONE;
+use crate::runtime::scope::{NONE, What};
+use crate::runtime::waker::is_waker_of;
 
 struct Here {
+    /// The loop that the scope is of; only compared.
+    core: Cell<*const Core>,
     scope: Cell<u32>,
     task: Cell<u32>,
+    /// The data word of the task's own waker.
+    waker: Cell<u64>,
     /// Whether the scope is cancelled: a copy, since each wait asks.
     cancelled: Cell<bool>,
     /// The task has had its answer in this poll.
@@ -16,17 +22,22 @@ struct Here {
     put_off: Cell<bool>,
     /// How often any scope of this thread changed its state.
     changes: Cell<u32>,
+    /// What the task waited for last in this poll.
+    what: Cell<Option<What>>,
 }
 
 thread_local! {
     static HERE: Here = const {
         Here {
+            core: Cell::new(std::ptr::null()),
             scope: Cell::new(NONE),
             task: Cell::new(NONE),
+            waker: Cell::new(0),
             cancelled: Cell::new(false),
             answered: Cell::new(false),
             put_off: Cell::new(false),
             changes: Cell::new(0),
+            what: Cell::new(None),
         }
     };
 }
@@ -35,6 +46,31 @@ thread_local! {
 #[inline]
 pub(crate) fn scope() -> u32 {
     HERE.with(|here| here.scope.get())
+}
+
+/// The same, if it is one of `core`.
+#[inline]
+pub(crate) fn scope_of(core: &Core) -> u32 {
+    HERE.with(|here| if std::ptr::eq(here.core.get(), core) { here.scope.get() } else { NONE })
+}
+
+/// Notes what is waited for with `waker`. True if nobody else has to know of the wait: the waker is the task's own, which
+/// every cancel around calls, and who passes it on polls all that got it.
+#[inline]
+pub(crate) fn is_known(waker: &Waker, what: Option<What>) -> bool {
+    HERE.with(|here| {
+        let known = is_waker_of(waker, here.waker.get()) && !here.cancelled.get();
+        if known {
+            here.what.set(what);
+        }
+        known
+    })
+}
+
+/// What the task waits for, after its poll.
+#[inline]
+pub(crate) fn take_what() -> Option<What> {
+    HERE.with(|here| here.what.take())
 }
 
 /// The task that is being polled.
@@ -73,25 +109,35 @@ pub(crate) fn was_put_off() -> bool {
     HERE.with(|here| here.put_off.replace(false))
 }
 
-/// The poll of a task begins.
+/// The poll of a task of `core`, the current loop, begins, in the task's own scope.
 #[inline]
-pub(crate) fn enter_task(task: u32) -> InTask {
+pub(crate) fn enter_task(core: &Core, task: u32, root: u32, waker: u64) -> InTask {
+    let cancelled = core.is_cancelled(root);
     HERE.with(|here| {
+        here.core.set(core);
+        here.scope.set(root);
+        here.task.set(task);
+        here.waker.set(waker);
+        here.cancelled.set(cancelled);
         here.answered.set(false);
         here.put_off.set(false);
-        InTask { before: here.task.replace(task) }
-    })
+        here.what.set(None);
+    });
+    InTask(())
 }
 
-/// Until it is dropped, a task is being polled.
-pub(crate) struct InTask {
-    before: u32,
-}
+/// Until it is dropped, a task is being polled. Tasks are polled by the loop only, never inside of another.
+pub(crate) struct InTask(());
 
 impl Drop for InTask {
     #[inline]
     fn drop(&mut self) {
-        HERE.with(|here| here.task.set(self.before));
+        HERE.with(|here| {
+            here.scope.set(NONE);
+            here.task.set(NONE);
+            here.waker.set(0);
+            here.cancelled.set(false);
+        });
     }
 }
 
@@ -100,6 +146,8 @@ impl Drop for InTask {
 pub(crate) fn enter_scope(core: &Core, scope: u32) -> InScope {
     let cancelled = core.is_cancelled(scope);
     HERE.with(|here| InScope {
+        core: here.core.replace(core),
+        waker: here.waker.get(),
         scope: here.scope.replace(scope),
         cancelled: here.cancelled.replace(cancelled),
         changes: here.changes.get(),
@@ -109,6 +157,8 @@ pub(crate) fn enter_scope(core: &Core, scope: u32) -> InScope {
 /// This thread begins to be in no scope: another loop comes.
 pub(crate) fn enter_loop() -> InScope {
     HERE.with(|here| InScope {
+        core: here.core.replace(std::ptr::null()),
+        waker: here.waker.replace(0),
         scope: here.scope.replace(NONE),
         cancelled: here.cancelled.replace(false),
         changes: here.changes.get(),
@@ -117,6 +167,8 @@ pub(crate) fn enter_loop() -> InScope {
 
 /// Until it is dropped, the body of a scope is being polled.
 pub(crate) struct InScope {
+    core: *const Core,
+    waker: u64,
     scope: u32,
     cancelled: bool,
     changes: u32,
@@ -126,6 +178,8 @@ impl Drop for InScope {
     #[inline]
     fn drop(&mut self) {
         HERE.with(|here| {
+            here.core.set(self.core);
+            here.waker.set(self.waker);
             here.scope.set(self.scope);
             if here.changes.get() == self.changes {
                 here.cancelled.set(self.cancelled);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::runtime::core::{self, Core};
 use crate::runtime::here;
 use crate::runtime::scope::NONE;
-use crate::runtime::task::TaskId;
+use crate::runtime::task::{Info, TaskId};
 
 /// What a task is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +60,19 @@ impl TaskInfo {
                     (false, true) => TaskState::Ready,
                     (false, false) => TaskState::Waiting,
                 },
-                waits_for: core.waits_under(root),
+                waits_for: waits_of(core, info),
                 cancel_requests: if root == NONE { 0 } else { core.cancel_requests(root) },
             }
         })
     }
+}
+
+fn waits_of(core: &Core, info: &Info) -> Vec<&'static str> {
+    let mut waits = core.waits_under(info.root.get());
+    // A wait with the task's own waker is not in the scopes.
+    let last = info.waits_for.get().map(|what| *what.0);
+    waits.extend(last.filter(|last| !waits.contains(last)));
+    waits
 }
 
 impl fmt::Display for TaskInfo {

@@ -71,6 +71,13 @@ impl Suspect {
 #[derive(Default)]
 pub(crate) struct Suspicion(Option<Box<Suspect>>);
 
+impl Suspicion {
+    #[inline]
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// Polls the body of `scope` with `poll`.
 #[inline]
 pub(crate) fn poll_in<T>(
@@ -78,9 +85,21 @@ pub(crate) fn poll_in<T>(
     scope: u32,
     suspicion: &mut Suspicion,
     cx: &mut Context<'_>,
-    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Polled<T> {
     let _inside = here::enter_scope(core, scope);
+    poll_here(core, scope, suspicion, cx, poll)
+}
+
+/// As `poll_in`, in the scope that this thread is in already.
+#[inline]
+pub(crate) fn poll_here<T>(
+    core: &Core,
+    scope: u32,
+    suspicion: &mut Suspicion,
+    cx: &mut Context<'_>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Polled<T> {
     if suspicion.0.is_none() {
         if let Poll::Ready(value) = poll(cx) {
             return Polled::Ready(value);

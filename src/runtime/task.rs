@@ -19,7 +19,8 @@ use std::task::{Context, Poll, ready};
 
 use crate::error::{Cancelled, JoinError, MayBeCancelled};
 use crate::runtime::core::Core;
-use crate::runtime::polling::{Polled, Suspicion, poll_in};
+use crate::runtime::here;
+use crate::runtime::polling::{Polled, Suspicion, poll_here};
 use crate::runtime::scope::{NONE, What};
 use crate::runtime::wait::{Waiter, check};
 
@@ -45,6 +46,8 @@ pub(crate) struct Info {
     pub(crate) parent: Option<TaskId>,
     /// Its scope, as long as it runs.
     pub(crate) root: Cell<u32>,
+    /// What it waits for, unless that is in its scopes.
+    pub(crate) waits_for: Cell<Option<What>>,
     /// Its context variables.
     pub(crate) values: Cell<Option<Values>>,
 }
@@ -60,6 +63,7 @@ impl Info {
             parent,
             root: Cell::new(NONE),
             values: Cell::new(None),
+            waits_for: Cell::new(None),
         }
     }
 
@@ -167,12 +171,13 @@ impl<F: Future, E: Ending<F::Output>> TaskCell<F, E> {
 
 impl<F: Future, E: Ending<F::Output>> Run for TaskCell<F, E> {
     fn run(&self, core: &Core, cx: &mut Context<'_>) -> bool {
-        let mut suspicion = self.suspicion.take();
+        // Nobody is suspected in a scope that is not cancelled.
+        let mut suspicion = if here::is_cancelled() { self.suspicion.take() } else { Suspicion::default() };
         let polled: Result<Polled<F::Output>, Box<dyn Any + Send>> = {
             let mut stage = self.stage.borrow_mut();
             let Stage::Running(future) = &mut *stage else { return true };
             catch_unwind(AssertUnwindSafe(|| {
-                poll_in(core, self.info.root.get(), &mut suspicion, cx, |cx| {
+                poll_here(core, self.info.root.get(), &mut suspicion, cx, |cx| {
                     // SAFETY: the future does not move (see the top of this file).
                     unsafe { Pin::new_unchecked(&mut *future) }.poll(cx)
                 })
@@ -180,7 +185,10 @@ impl<F: Future, E: Ending<F::Output>> Run for TaskCell<F, E> {
         };
         match polled {
             Ok(Polled::Pending) => {
-                self.suspicion.set(suspicion);
+                if !suspicion.is_none() {
+                    self.suspicion.set(suspicion);
+                }
+                self.info.waits_for.set(here::take_what());
                 return false;
             }
             Ok(Polled::Ready(value)) => self.end(Ok(value)),

@@ -1,7 +1,10 @@
 //! Where futures wait, and how a cancel reaches them there.
 //!
 //! Every wait of this crate is one of two: a [`Waiter`] (somebody else of ours wakes it) or an [`Ask`] (the driver
-//! performs an operation for it). Both enter the wait into the scope that they are polled in.
+//! performs an operation for it). Both enter the wait into the scope that they are polled in, unless they are polled
+//! with the task's own waker. A cancel calls that one anyway; and whoever passes it on to a future, as every `async`
+//! block does, polls that future whenever it is polled itself, since it cannot know who was woken. So the wait finds out
+//! by itself. What hands out other wakers (`FuturesUnordered`) polls only who was woken: those waits are entered.
 
 use std::cell::Cell;
 use std::fmt;
@@ -62,9 +65,10 @@ impl Entered {
 enum Place {
     #[default]
     Nobody,
+    /// With the task's own waker, or outside of a loop.
+    Here(Waker),
+    /// In the table of the loop.
     Loop(Entered),
-    /// Polled outside of a loop.
-    Alone(Box<Waker>),
 }
 
 /// A place where one future waits until it is woken.
@@ -96,14 +100,14 @@ impl Waiter {
         self.enter(cx, Act::Bear(flag), Some(what));
     }
 
-    /// As `register_for`, in this loop, whichever runs on this thread; returns the slot of the wait.
+    /// As `register_for`, in the table of this loop in any case; returns the slot there.
     pub(crate) fn register_in(&self, core: &Rc<Core>, cx: &Context<'_>, what: What) -> u32 {
         let entered = match self.place.take() {
             Place::Loop(entered) => {
                 entered.core.continue_wait(entered.slot, cx.waker());
                 entered
             }
-            Place::Nobody | Place::Alone(_) => {
+            Place::Nobody | Place::Here(_) => {
                 let slot = core.begin_wait(Act::Wake, Some(what), Some(cx.waker().clone()));
                 Entered { core: core.clone(), slot }
             }
@@ -113,22 +117,32 @@ impl Waiter {
         slot
     }
 
+    #[inline]
     fn enter(&self, cx: &Context<'_>, act: Act, what: Option<What>) {
+        if matches!(act, Act::Wake) && here::is_known(cx.waker(), what) {
+            // Cloning a waker of ours is no foreign code.
+            self.settle(Place::Here(cx.waker().clone()));
+        } else {
+            self.enter_table(cx, act, what);
+        }
+    }
+
+    fn enter_table(&self, cx: &Context<'_>, act: Act, what: Option<What>) {
         let place = match self.place.take() {
             Place::Loop(entered) => {
                 entered.core.continue_wait(entered.slot, cx.waker());
                 Place::Loop(entered)
             }
-            Place::Alone(waker) if waker.will_wake(cx.waker()) => Place::Alone(waker),
-            Place::Nobody | Place::Alone(_) => match Entered::begin(act, what, Some(cx.waker().clone())) {
+            Place::Nobody | Place::Here(_) => match Entered::begin(act, what, Some(cx.waker().clone())) {
                 Some(entered) => Place::Loop(entered),
-                None => Place::Alone(Box::new(cx.waker().clone())),
+                None => Place::Here(cx.waker().clone()),
             },
         };
         self.settle(place);
     }
 
     /// Puts back what was taken out. A waker that was dropped meanwhile may have registered somebody: not any more.
+    #[inline]
     fn settle(&self, place: Place) {
         if let Place::Loop(entered) = self.place.replace(place) {
             drop(entered.end());
@@ -141,18 +155,19 @@ impl Waiter {
         let wakes = match &place {
             Place::Nobody => false,
             Place::Loop(entered) => entered.core.wait_wakes(entered.slot, cx.waker()),
-            Place::Alone(waker) => waker.will_wake(cx.waker()),
+            Place::Here(waker) => waker.will_wake(cx.waker()),
         };
         self.place.set(place);
         wakes
     }
 
     /// Takes the waker, to be woken when nothing is borrowed.
+    #[inline]
     pub(crate) fn take(&self) -> Option<Waker> {
         match self.place.take() {
             Place::Nobody => None,
+            Place::Here(waker) => Some(waker),
             Place::Loop(entered) => entered.end(),
-            Place::Alone(waker) => Some(*waker),
         }
     }
 
@@ -186,7 +201,6 @@ impl fmt::Debug for Waiter {
 /// if it was done before that, else `-ECANCELED`, which [`outcome`] makes [`Cancelled`] of. In a cancelled scope nothing
 /// is submitted. Dropping it orphans the operation (C4).
 pub(crate) struct Ask<O: Op> {
-    driver: Rc<Driver>,
     pending: Pending<O>,
     entered: Option<Entered>,
     what: What,
@@ -196,13 +210,7 @@ pub(crate) struct Ask<O: Op> {
 
 impl<O: Op> Ask<O> {
     pub(crate) fn new(driver: &Rc<Driver>, op: O, what: What) -> Self {
-        Self {
-            driver: driver.clone(),
-            pending: Pending::new(driver, op),
-            entered: None,
-            what,
-            is_borne: false,
-        }
+        Self { pending: Pending::new(driver, op), entered: None, what, is_borne: false }
     }
 
     /// Whether it was not submitted yet.
@@ -228,7 +236,15 @@ impl<O: Op> Ask<O> {
         self
     }
 
-    fn enter(&mut self) {
+    #[inline]
+    fn enter(&mut self, cx: &Context<'_>) {
+        if self.entered.is_none() && !self.is_borne && here::is_known(cx.waker(), Some(self.what)) {
+            return;
+        }
+        self.enter_table();
+    }
+
+    fn enter_table(&mut self) {
         match (&self.entered, self.pending.key()) {
             (Some(entered), _) => entered.core.move_wait(entered.slot),
             (None, Some(key)) => {
@@ -239,9 +255,22 @@ impl<O: Op> Ask<O> {
         }
     }
 
+    #[inline]
     fn leave(&mut self) {
         if let Some(entered) = self.entered.take() {
             drop(entered.end());
+        }
+    }
+
+    /// Asks the kernel to end the operation. True if it was not submitted yet, and will not be.
+    #[cold]
+    fn poll_cancelled(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        match self.pending.key() {
+            None => check(cx).map(|checked| checked.is_err()),
+            Some(key) => {
+                self.pending.driver().cancel(key);
+                Poll::Ready(false)
+            }
         }
     }
 }
@@ -253,22 +282,13 @@ impl<O: Op> Future for Ask<O> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
         let this = &mut *self;
-        if here::is_cancelled() && !this.is_borne {
-            match this.pending.key() {
-                None => {
-                    if ready!(check(cx)).is_err() {
-                        return Poll::Ready((-libc::ECANCELED, this.pending.take_back()));
-                    }
-                }
-                // The scope is another one than before.
-                Some(key) => this.driver.cancel(key),
-            }
+        if here::is_cancelled() && !this.is_borne && ready!(this.poll_cancelled(cx)) {
+            return Poll::Ready((-libc::ECANCELED, this.pending.take_back()));
         }
         let polled = Pin::new(&mut this.pending).poll(cx);
-        if polled.is_ready() {
-            this.leave()
-        } else {
-            this.enter()
+        match polled {
+            Poll::Ready(_) => this.leave(),
+            Poll::Pending => this.enter(cx),
         }
         polled
     }

@@ -31,7 +31,7 @@ pub(crate) struct TaskKey {
 impl TaskKey {
     pub(crate) const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-    const fn to_bits(self) -> u64 {
+    pub(crate) const fn to_bits(self) -> u64 {
         (self.loop_id as u64) << (SLOT_BITS + GENERATION_BITS)
             | (self.slot as u64) << GENERATION_BITS
             | self.generation as u64
@@ -51,6 +51,12 @@ impl TaskKey {
         // SAFETY: see the top of this file.
         unsafe { Waker::from_raw(raw(self.to_bits())) }
     }
+}
+
+/// Whether this is the waker of the task with this data word.
+#[inline]
+pub(crate) fn is_waker_of(waker: &Waker, bits: u64) -> bool {
+    waker.data().addr() as u64 == bits && std::ptr::eq(waker.vtable(), &raw const TABLE)
 }
 
 const fn raw(bits: u64) -> RawWaker {
