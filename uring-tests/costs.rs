@@ -9,6 +9,8 @@ use std::io;
 use std::time::Duration;
 
 use proactor::net::{Family, Stream, TcpListener, TcpStream, UnixStream};
+use proactor::stream::memory_object_stream;
+use proactor::sync::{CapacityLimiter, Event, Lock, Queue, Semaphore};
 use proactor::{event_loop, metrics, nop, sleep, spawn, timeout, yield_now};
 
 use crate::harness::{Cx, both_drivers, needs};
@@ -20,6 +22,7 @@ both_drivers!(
     a_receive_into_an_own_buffer_allocates_nothing,
     sleeping_and_time_limits_allocate_nothing,
     nops_yields_and_wakes_allocate_nothing,
+    locks_queues_and_streams_allocate_nothing,
     a_task_is_one_allocation,
     a_callback_is_one_allocation,
     a_connection_is_a_few_allocations_and_gives_all_of_them_back,
@@ -212,6 +215,52 @@ fn nops_yields_and_wakes_allocate_nothing(cx: Cx) {
                 yield_now().await;
             }
             Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn locks_queues_and_streams_allocate_nothing(cx: Cx) {
+    cx.run(async {
+        let (lock, semaphore, event) = (Lock::new(0), Semaphore::new(1), Event::new());
+        let (limiter, queue) = (CapacityLimiter::new(1), Queue::new(1));
+        let (sender, receiver) = memory_object_stream(0);
+        // Each of two futures waits for the other, again and again.
+        let rounds = async |rounds: usize| {
+            let side = async |is_first: bool| {
+                for n in 0..rounds {
+                    *lock.acquire().await? += n;
+                    let guard = lock.acquire().await?;
+                    yield_now().await;
+                    drop(guard);
+                    let _permit = semaphore.acquire().await?;
+                    let _token = limiter.acquire().await?;
+                    yield_now().await;
+                    match is_first {
+                        true => event.set(),
+                        false => event.clear(),
+                    }
+                }
+                Ok::<_, io::Error>(())
+            };
+            let producer = async {
+                for n in 0..rounds {
+                    queue.put(n).await?;
+                    sender.send(n).await?;
+                }
+                Ok::<_, io::Error>(())
+            };
+            let consumer = async {
+                for n in 0..rounds {
+                    assert_eq!(queue.get().await?, n);
+                    queue.task_done()?;
+                    assert_eq!(receiver.receive().await?, n);
+                }
+                Ok::<_, io::Error>(())
+            };
+            futures_util::try_join!(side(true), side(false), producer, consumer)
         };
         rounds(WARM).await?;
         assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
