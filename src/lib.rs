@@ -15,6 +15,7 @@ mod error;
 pub mod event_loop;
 pub mod fs;
 pub mod future;
+pub mod guide;
 pub mod net;
 mod op;
 mod runtime;

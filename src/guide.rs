@@ -1,0 +1,68 @@
+//! Coming from asyncio and AnyIO: what is called what here.
+//!
+//! Where a name is the same, searching these docs for the Python name finds it too. Rows that are missing are not built
+//! yet.
+//!
+//! # Errors
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `TimeoutError` | [`TimedOut`](crate::TimedOut) |
+//! | `CancelledError`, `get_cancelled_exc_class()` | [`Cancelled`](crate::Cancelled); any error that may be one: [`MayBeCancelled`](crate::MayBeCancelled) |
+//! | `InvalidStateError` | [`InvalidState`](crate::future::InvalidState), [`FutureError::NotDone`](crate::future::FutureError::NotDone) |
+//! | `QueueEmpty`, `QueueFull`, `WouldBlock` | [`WouldBlock`](crate::WouldBlock) |
+//! | `EndOfStream`, `ClosedResourceError`, `BrokenResourceError`, `BusyResourceError` | [`EndOfStream`](crate::EndOfStream), [`Closed`](crate::Closed), [`Broken`](crate::Broken), [`Busy`](crate::Busy) |
+//! | `ExceptionGroup` | [`ErrorGroup`](crate::cancel::ErrorGroup) |
+//!
+//! # The loop
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `run` | [`run`](crate::run) |
+//! | `run_until_complete`, `run_forever`, `stop`, `close`, `is_running`, `is_closed` | the methods of [`EventLoop`](crate::EventLoop) |
+//! | `call_soon`, `call_later`, `call_at`, `time`, `Handle`, `TimerHandle` | [`event_loop`](crate::event_loop) |
+//! | `call_soon_threadsafe` | [`LoopHandle::call_soon_threadsafe`](crate::LoopHandle::call_soon_threadsafe) |
+//! | `get_running_loop`, `get_event_loop` | [`current`](crate::current) |
+//! | `new_event_loop`, event loop policies | [`EventLoop::new`](crate::EventLoop::new), [`EventLoop::set_policy`](crate::EventLoop::set_policy) |
+//! | `create_task`, `ensure_future` | [`spawn`](crate::spawn) |
+//! | `create_future` | [`Future::new`](crate::future::Future::new) |
+//! | `set_task_factory`, `get_task_factory` | [`EventLoop::set_task_factory`](crate::EventLoop::set_task_factory): it sees each spawn; what a task is, its type says |
+//! | `shutdown_asyncgens` | by design: Rust has no asynchronous generators whose clean-up the loop would have to run |
+//!
+//! # Futures and tasks
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `Future` | [`future::Future`](crate::future::Future) |
+//! | `Task.cancel`, `uncancel`, `cancelling`, `cancelled`, `get_name`, `set_name` | [`Task::cancel`](crate::Task::cancel), [`Task::uncancel`](crate::Task::uncancel), [`Task::cancel_requests`](crate::Task::cancel_requests), [`Task::cancelled`](crate::Task::cancelled), [`Task::name`](crate::Task::name), [`Task::set_name`](crate::Task::set_name) |
+//! | `Task.get_coro` | by design: the future is the task's own, nobody else may poll it |
+//! | `Task.get_stack`, `print_stack` | [`task_tree`](crate::task_tree): where each task was spawned and what it waits for |
+//! | `current_task`, `all_tasks`, `get_current_task`, `get_running_tasks` | [`current_task`](crate::current_task), [`all_tasks`](crate::all_tasks) |
+//! | `gather`, with `return_exceptions` | [`gather`](crate::future::gather), [`gather_results`](crate::future::gather_results) |
+//! | `wait`, `as_completed` | [`wait`](crate::future::wait), [`as_completed`](crate::future::as_completed) |
+//! | `wait_for` | [`fail_after`](crate::cancel::fail_after), which cancels; [`timeout`](crate::timeout), which drops |
+//! | `shield` | awaiting a [`Task`](crate::Task): a cancel of the wait leaves it alone; [`shielded`](crate::cancel::shielded) for a part of a body |
+//! | `sleep(delay, result)` | `sleep(delay).await.map(\|()\| result)`, see [`sleep`](crate::sleep) |
+//! | `iscoroutine`, `isfuture`, `coroutine` | by design: the type system knows |
+//!
+//! A difference to know: in asyncio a cancel is delivered once, and code that caught it goes on as if nothing had been.
+//! Here it is level-triggered, as in AnyIO: every wait answers [`Cancelled`](crate::Cancelled) until the scope is left, or
+//! until [`Task::uncancel`](crate::Task::uncancel) takes the request back. Clean-up that waits goes into
+//! [`shielded`](crate::cancel::shielded). And cancelling a task does not cancel a
+//! [`future::Future`](crate::future::Future) that it waits for.
+//!
+//! # Structured concurrency
+//! | AnyIO | here |
+//! |---|---|
+//! | `CancelScope` | [`CancelScope`](crate::cancel::CancelScope) |
+//! | `move_on_after`, `fail_after`, `current_effective_deadline` | [`move_on_after`](crate::cancel::move_on_after), [`fail_after`](crate::cancel::fail_after), [`current_effective_deadline`](crate::cancel::current_effective_deadline) |
+//! | `create_task_group`, `start_soon`, `start`, `TaskStatus.started` | [`task_group`](crate::cancel::task_group), [`TaskGroup::start_soon`](crate::cancel::TaskGroup::start_soon), [`TaskGroup::start`](crate::cancel::TaskGroup::start), [`TaskStatus::started`](crate::cancel::TaskStatus::started) |
+//! | `checkpoint`, `checkpoint_if_cancelled`, `cancel_shielded_checkpoint` | [`checkpoint`](crate::cancel::checkpoint), [`checkpoint_if_cancelled`](crate::cancel::checkpoint_if_cancelled), [`yield_now`](crate::yield_now) |
+//! | `sleep`, `sleep_until`, `sleep_forever` | [`sleep`](crate::sleep), [`sleep_until`](crate::sleep_until), [`sleep_forever`](crate::cancel::sleep_forever) |
+//! | `RunVar`, context variables | [`RunVar`](crate::context::RunVar), [`ContextVar`](crate::context::ContextVar) |
+//!
+//! # Synchronisation
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `Event`, `Lock`, `Condition` | [`Event`](crate::sync::Event), [`Lock`](crate::sync::Lock), [`Condition`](crate::sync::Condition) |
+//! | `Semaphore`, `BoundedSemaphore`, `CapacityLimiter` | [`Semaphore`](crate::sync::Semaphore), [`CapacityLimiter`](crate::sync::CapacityLimiter) |
+//! | `ResourceGuard` | [`ResourceGuard`](crate::sync::ResourceGuard) |
+//! | `Queue`, `LifoQueue`, `PriorityQueue` | [`Queue`](crate::sync::Queue) |
+//! | `create_memory_object_stream` | [`memory_object_stream`](crate::stream::memory_object_stream) |
