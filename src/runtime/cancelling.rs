@@ -48,19 +48,18 @@ impl Core {
 
     /// Makes the scope of a task.
     pub(super) fn enter_root(&self, task: u32, parent: u32) -> u32 {
-        let root = self.scopes.borrow_mut().create(task);
-        self.change(|scopes, effects| {
-            scopes.enter(root, parent, effects);
-            // A place in the tree is all that holds it.
-            scopes.drop_use(root);
-        });
+        let (root, is_cancelled) = self.scopes.borrow_mut().create_root(task, parent);
+        if is_cancelled {
+            self.change(|scopes, effects| scopes.refresh(root, effects));
+        }
         root
     }
 
     /// A task is over.
     pub(super) fn leave_root(&self, info: &Info) {
         let root = info.root.replace(NONE);
-        if root != NONE {
+        let over = root == NONE || self.scopes.borrow_mut().end_root(root);
+        if !over {
             self.change(|scopes, effects| scopes.leave(root, effects));
         }
     }

@@ -166,6 +166,32 @@ impl Scopes {
         }) as u32
     }
 
+    /// Makes the scope of a task, in the tree from the beginning: its place there is all that holds it. True if the scope
+    /// above is cancelled, so that `refresh` has something to do.
+    pub(crate) fn create_root(&mut self, task: u32, parent: u32) -> (u32, bool) {
+        let slot = self.create(task);
+        let scope = self.scope_mut(slot);
+        scope.in_tree = true;
+        scope.was_entered = true;
+        self.attach(slot, parent);
+        (slot, self.is_effective(parent))
+    }
+
+    /// Ends the scope of a task if nothing is in it, as nearly always; else `leave` has to.
+    pub(crate) fn end_root(&mut self, slot: u32) -> bool {
+        let scope = self.scope(slot);
+        let simple = scope.first_child == NONE
+            && scope.first_wait == NONE
+            && scope.rare == NONE
+            && scope.uses == 1
+            && scope.waker.is_none();
+        if simple {
+            self.unchain(slot);
+            self.scopes.remove(slot as usize);
+        }
+        simple
+    }
+
     pub(crate) fn add_use(&mut self, slot: u32) {
         self.scope_mut(slot).uses += 1;
     }
@@ -254,11 +280,25 @@ impl Scopes {
 
     fn detach(&mut self, slot: u32, effects: &mut Effects) {
         let inner = self.is_inner(slot);
+        let parent = self.unchain(slot);
+        if parent == NONE {
+            return;
+        }
+        let above = self.scope_mut(parent);
+        above.inner -= u32::from(inner);
+        // The last inner scope is gone: what its body waits for now may be foreign, so it has to be looked at again.
+        if inner && above.effective && above.inner == 0 {
+            self.wake_body(parent, effects);
+        }
+    }
+
+    /// Takes a scope out of the list of its parent; returns that one.
+    fn unchain(&mut self, slot: u32) -> u32 {
         let scope = self.scope_mut(slot);
         let (parent, previous, next) = (scope.parent, scope.previous, scope.next);
         (scope.parent, scope.previous, scope.next) = (NONE, NONE, NONE);
         if parent == NONE {
-            return;
+            return NONE;
         }
         match previous {
             NONE => self.scope_mut(parent).first_child = next,
@@ -267,12 +307,7 @@ impl Scopes {
         if next != NONE {
             self.scope_mut(next).previous = previous;
         }
-        let above = self.scope_mut(parent);
-        above.inner -= u32::from(inner);
-        // The last inner scope is gone: what its body waits for now may be foreign, so it has to be looked at again.
-        if inner && above.effective && above.inner == 0 {
-            self.wake_body(parent, effects);
-        }
+        parent
     }
 
     fn wake_body(&mut self, slot: u32, effects: &mut Effects) {
@@ -284,7 +319,7 @@ impl Scopes {
     }
 
     /// Brings a scope and what is under it up to date after something above or in it changed.
-    fn refresh(&mut self, top: u32, effects: &mut Effects) {
+    pub(crate) fn refresh(&mut self, top: u32, effects: &mut Effects) {
         if !self.refresh_one(top, effects) {
             return;
         }
