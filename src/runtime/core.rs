@@ -257,7 +257,14 @@ impl Core {
         let key = self.insert(Some(task), info.info(), parent).expect("a loop holds at most 2^26 tasks");
         self.wake(key.slot, Some(key.generation));
         let factory = self.task_factory.borrow().clone();
-        if let (Some(factory), Some(info)) = (factory, TaskInfo::of(self, key.slot)) {
+        if let Some(factory) = factory {
+            self.tell_factory(&factory, key.slot);
+        }
+    }
+
+    #[cold]
+    fn tell_factory(&self, factory: &TaskFactory, slot: u32) {
+        if let Some(info) = TaskInfo::of(self, slot) {
             factory(&info);
         }
     }
