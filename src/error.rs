@@ -4,6 +4,7 @@ use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 /// The wait was cancelled: its scope, its task or its loop was asked to stop.
@@ -252,6 +253,45 @@ impl<T, E: Into<io::Error>> From<Unsent<T, E>> for io::Error {
     }
 }
 
+/// A worker process ended before it had a result: it crashed, or was killed.
+#[doc(alias = "BrokenWorkerProcess")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker process ended before it had a result{}", .status.map(|s| format!(": {s}")).unwrap_or_default())]
+#[non_exhaustive]
+pub struct BrokenWorker {
+    status: Option<ExitStatus>,
+}
+
+impl BrokenWorker {
+    pub(crate) fn new(status: Option<ExitStatus>) -> Self {
+        Self { status }
+    }
+
+    /// How the process ended, where that is known.
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+}
+
+/// A function in a worker process panicked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the function panicked in its worker process: {message}")]
+#[non_exhaustive]
+pub struct WorkerPanicked {
+    message: Arc<str>,
+}
+
+impl WorkerPanicked {
+    pub(crate) fn new(message: impl AsRef<str>) -> Self {
+        Self { message: message.as_ref().into() }
+    }
+
+    /// The text of the panic.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
 /// Why a [`Task`](crate::Task) gave no result.
 #[non_exhaustive]
 pub enum JoinError {
@@ -374,6 +414,8 @@ into_io_error! {
     TimedOut => TimedOut,
     Closed => NotConnected,
     Busy => ResourceBusy,
+    BrokenWorker => BrokenPipe,
+    WorkerPanicked => Other,
     WouldBlock => WouldBlock,
     EndOfStream => UnexpectedEof,
     Broken => BrokenPipe,

@@ -18,6 +18,7 @@ pub mod future;
 pub mod guide;
 pub mod net;
 mod op;
+pub mod process;
 mod runtime;
 pub mod signal;
 pub mod stream;
@@ -27,8 +28,8 @@ pub mod thread;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{
-    Broken, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, MayBeCancelled, TimedOut, Unbalanced,
-    Unsent, WouldBlock,
+    Broken, BrokenWorker, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, MayBeCancelled, TimedOut,
+    Unbalanced, Unsent, WorkerPanicked, WouldBlock,
 };
 pub use runtime::{
     Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskFactory, TaskId, TaskInfo,

@@ -27,4 +27,5 @@ mod tasks;
 mod threads;
 mod tidy;
 mod timers;
+mod to_process;
 mod wakers;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::driver::alarm::Alarm;
 use crate::driver::table::Key;
-use crate::driver::workers::{self, Job as _, Refused, Workers};
+use crate::driver::workers::{self, Job as _, Workers};
 use crate::sys::file;
 
 /// One call for a thread of the pool; its numbers and addresses are those of an operation in flight.
@@ -105,14 +105,14 @@ static WORKERS: Workers<Job> = Workers::new("proactor-blocking", 64);
 /// Hands `call` to a thread; its result arrives in `inbox` under `key`.
 pub(crate) fn submit(key: Key, call: Call, inbox: &Arc<Inbox>) {
     let job = Job { key, call, inbox: inbox.clone() };
-    match Workers::submit(&&WORKERS, job) {
-        Ok(()) => {}
-        // Better late than never, and better here than not at all.
-        Err(Refused::NoThread(job, _) | Refused::Closed(job)) if matches!(job.call, Call::Close { .. }) => {
-            job.run()
+    if let Err(refused) = Workers::submit(&&WORKERS, job) {
+        let job = refused.into_job();
+        match job.call {
+            // Better late than never, and better here than not at all.
+            Call::Close { .. } => job.run(),
+            // The thread's EAGAIN never gets out (C6).
+            _ => job.inbox.deliver(job.key, -libc::ENOMEM),
         }
-        // The thread's EAGAIN never gets out (C6).
-        Err(Refused::NoThread(job, _) | Refused::Closed(job)) => job.inbox.deliver(job.key, -libc::ENOMEM),
     }
 }
 

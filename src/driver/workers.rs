@@ -32,6 +32,14 @@ pub(crate) enum Refused<J> {
     NoThread(J, io::Error),
 }
 
+impl<J> Refused<J> {
+    pub(crate) fn into_job(self) -> J {
+        match self {
+            Self::Closed(job) | Self::NoThread(job, _) => job,
+        }
+    }
+}
+
 /// A queue and its threads. They share it by `&'static` or `Arc`.
 pub(crate) struct Workers<J> {
     /// The threads get this name, and a number.

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ fn start<T: Send + 'static>(
 ) -> io::Result<InExecutor<T>> {
     let default = DefaultExecutor::of(open(core)?);
     let executor = executor.map_or_else(|| default.get(), |executor| Ok(executor.clone()))?;
-    let wait = InPool::start(core, executor.pool(), true, Arc::default(), function)?;
+    let wait = InPool::start(core, executor.pool(), function)?.abandons(true);
     Ok(InExecutor { wait })
 }
 
@@ -160,11 +159,11 @@ pub fn shutdown_default_executor(limit: Option<Duration>) -> impl Future<Output 
 
 /// The future of [`run_in_executor`].
 #[must_use = "dropping it takes the function back, if no thread has begun it"]
-pub struct InExecutor<T> {
+pub struct InExecutor<T: Send + 'static> {
     wait: InPool<T>,
 }
 
-impl<T> Future for InExecutor<T> {
+impl<T: Send + 'static> Future for InExecutor<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -172,7 +171,7 @@ impl<T> Future for InExecutor<T> {
     }
 }
 
-impl<T> fmt::Debug for InExecutor<T> {
+impl<T: Send + 'static> fmt::Debug for InExecutor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InExecutor").finish_non_exhaustive()
     }

@@ -97,6 +97,10 @@ impl Elsewhere {
         core.elsewhere.set(core.elsewhere.get() + 1);
         Self(core.clone())
     }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.0
+    }
 }
 
 impl Drop for Elsewhere {

@@ -19,13 +19,16 @@ pub(crate) struct Outcome<T> {
 struct State<T> {
     result: Option<Result<T, JoinError>>,
     settled: bool,
+    /// Nobody wants the result.
+    unwanted: bool,
     waker: Option<Waker>,
     callbacks: Vec<Callback>,
 }
 
 impl<T> Default for Outcome<T> {
     fn default() -> Self {
-        let state = State { result: None, settled: false, waker: None, callbacks: Vec::new() };
+        let state =
+            State { result: None, settled: false, unwanted: false, waker: None, callbacks: Vec::new() };
         Self { state: Mutex::new(state) }
     }
 }
@@ -44,11 +47,12 @@ impl<T> Outcome<T> {
             return;
         }
         state.settled = true;
-        state.result = Some(result);
+        let unwanted = if state.unwanted { Some(result) } else { state.result.replace(result) };
         let waker = state.waker.take();
         let callbacks = std::mem::take(&mut state.callbacks);
         drop(state);
         // Foreign code, all of it: no lock is held, and what panics keeps nothing else from being called.
+        contain(|| drop(unwanted));
         if let Some(waker) = waker {
             contain(|| waker.wake());
         }
@@ -58,6 +62,28 @@ impl<T> Outcome<T> {
     /// Whether the result came, fetched or not.
     pub(crate) fn is_settled(&self) -> bool {
         self.lock().settled
+    }
+
+    /// Nobody wants the result: who brings it drops it.
+    pub(crate) fn disown(&self) {
+        let mut state = self.lock();
+        state.unwanted = true;
+        let result = state.result.take();
+        drop(state);
+        drop(result);
+    }
+
+    /// Ready when somebody brought the result, wanted or not.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone(); // foreign code, so before the lock
+        let mut state = self.lock();
+        if state.settled {
+            return Poll::Ready(());
+        }
+        let old = state.waker.replace(waker);
+        drop(state);
+        drop(old);
+        Poll::Pending
     }
 
     /// Calls `callback` when the result is there; at once if it is.

@@ -1,7 +1,6 @@
 //! A channel between loops and threads: each side waits in the way of the place where it is, by awaiting or by blocking.
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -10,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use crate::error::{Cancelled, Closed, TimedOut};
+use crate::error::{Cancelled, Closed, TimedOut, Unsent, WouldBlock};
 use crate::runtime::budget;
 use crate::runtime::park::block_on;
 use crate::runtime::wait::{Waiter, check};
@@ -76,49 +75,8 @@ impl<T> Shared<T> {
     }
 }
 
-/// The item was not sent: why, and the item.
-///
-/// Converts into its [`io::Error`], so `?` works where the item is not needed again.
-#[non_exhaustive]
-pub struct Unsent<T> {
-    /// What kept it from being sent.
-    pub error: io::Error,
-    /// The item.
-    pub item: T,
-}
-
-impl<T> Unsent<T> {
-    fn new(error: impl Into<io::Error>, item: T) -> Self {
-        Self { error: error.into(), item }
-    }
-
-    fn closed(item: T) -> Self {
-        Self::new(Closed::new("the channel"), item)
-    }
-}
-
-impl<T> fmt::Display for Unsent<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not sent: {}", self.error)
-    }
-}
-
-impl<T> fmt::Debug for Unsent<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unsent").field("error", &self.error).finish_non_exhaustive()
-    }
-}
-
-impl<T> StdError for Unsent<T> {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl<T> From<Unsent<T>> for io::Error {
-    fn from(unsent: Unsent<T>) -> Self {
-        unsent.error
-    }
+fn closed<T>(item: T) -> Unsent<T, io::Error> {
+    Unsent::new(item, Closed::new("the channel").into())
 }
 
 /// The sending side of a [`channel`].
@@ -145,9 +103,9 @@ impl<T> Sender<T> {
     /// # Errors
     /// [`Unsent`] with the item: the channel is closed or the last receiver is gone, the limit passed
     /// ([`TimedOut`](crate::TimedOut)), or this is the thread of an event loop, which would stand still.
-    pub fn send_blocking(&self, item: T, limit: Option<Duration>) -> Result<(), Unsent<T>> {
+    pub fn send_blocking(&self, item: T, limit: Option<Duration>) -> Result<(), Unsent<T, io::Error>> {
         if let Err(error) = may_block() {
-            return Err(Unsent::new(error, item));
+            return Err(Unsent::new(item, error));
         }
         let item = match self.try_send(item) {
             Err(unsent) if unsent.error.kind() == io::ErrorKind::WouldBlock => unsent.item,
@@ -157,7 +115,9 @@ impl<T> Sender<T> {
         match block_on(pin!(&mut sending), limit) {
             Ok(result) => result,
             // It may have been taken at the last moment.
-            Err(TimedOut) => sending.take_back().map_or(Ok(()), |item| Err(Unsent::new(TimedOut, item))),
+            Err(TimedOut) => {
+                sending.take_back().map_or(Ok(()), |item| Err(Unsent::new(item, TimedOut.into())))
+            }
         }
     }
 
@@ -167,11 +127,11 @@ impl<T> Sender<T> {
     /// [`Unsent`] with the item: of kind [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no room, else the channel
     /// is closed or the last receiver is gone.
     #[doc(alias = "send_nowait")]
-    pub fn try_send(&self, item: T) -> Result<(), Unsent<T>> {
+    pub fn try_send(&self, item: T) -> Result<(), Unsent<T, io::Error>> {
         let put = |queue: &mut Queue<T>| match queue.put(item) {
             Ok(waker) => (Ok(()), waker),
-            Err(item) if queue.is_closed() => (Err(Unsent::closed(item)), None),
-            Err(item) => (Err(Unsent::new(io::ErrorKind::WouldBlock, item)), None),
+            Err(item) if queue.is_closed() => (Err(closed(item)), None),
+            Err(item) => (Err(Unsent::new(item, WouldBlock.into())), None),
         };
         self.shared.change(put)
     }
@@ -262,7 +222,7 @@ impl<T> Receiver<T> {
         match self.shared.change(Queue::take) {
             Taken::Item(item) => Ok(Some(item)),
             Taken::End => Ok(None),
-            Taken::Nothing => Err(io::ErrorKind::WouldBlock.into()),
+            Taken::Nothing => Err(WouldBlock.into()),
         }
     }
 
@@ -349,12 +309,16 @@ impl<'a, T> Sending<'a, T> {
     }
 
     /// It ends with this error, unless the channel has the item meanwhile.
-    fn give_up(&mut self, error: impl Into<io::Error>) -> Result<(), Unsent<T>> {
-        self.take_back().map_or(Ok(()), |item| Err(Unsent::new(error, item)))
+    fn give_up(&mut self, error: impl Into<io::Error>) -> Result<(), Unsent<T, io::Error>> {
+        self.take_back().map_or(Ok(()), |item| Err(Unsent::new(item, error.into())))
     }
 
     /// The channel took the item, or it never will, or it may yet.
-    fn poll_waiting(&mut self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Unsent<T>>> {
+    fn poll_waiting(
+        &mut self,
+        ticket: Ticket,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Unsent<T, io::Error>>> {
         let mut waker = Some(cx.waker().clone()); // foreign code, so before the lock
         let mut queue = self.shared.lock();
         let is_waiting = queue.wait_for_room(ticket, &mut waker);
@@ -378,7 +342,7 @@ impl<'a, T> Sending<'a, T> {
 impl<T> Unpin for Sending<'_, T> {}
 
 impl<T> Future for Sending<'_, T> {
-    type Output = Result<(), Unsent<T>>;
+    type Output = Result<(), Unsent<T, io::Error>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -390,7 +354,7 @@ impl<T> Future for Sending<'_, T> {
             let Stage::New(item) = std::mem::replace(&mut this.stage, Stage::Over) else { unreachable!() };
             let put = |queue: &mut Queue<T>| match queue.put(item) {
                 Ok(waker) => (Ok(Stage::Over), waker),
-                Err(item) if queue.is_closed() => (Err(Unsent::closed(item)), None),
+                Err(item) if queue.is_closed() => (Err(closed(item)), None),
                 Err(item) => (Ok(Stage::Waiting(queue.queue_up(item))), None),
             };
             this.stage = this.shared.change(put)?;

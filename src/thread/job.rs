@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,12 +17,20 @@ use crate::runtime::core::{self, Core, Elsewhere};
 use crate::runtime::outcome::{Arrival, Outcome, Promise};
 use crate::runtime::park::block_on;
 use crate::runtime::wait::{Waiter, check};
+use crate::sync::CapacityToken;
 
 /// What a pool's queue holds.
 pub(crate) struct Work {
     /// Where its outcome is: no two that are alive have the same.
     id: usize,
     run: Box<dyn FnOnce() + Send>,
+}
+
+impl Work {
+    /// Work that nobody waits for.
+    pub(crate) fn new(run: impl FnOnce() + Send + 'static) -> Self {
+        Self { id: 0, run: Box::new(run) }
+    }
 }
 
 impl workers::Job for Work {
@@ -111,31 +119,55 @@ impl<T> fmt::Debug for Job<T> {
 }
 
 /// A loop's wait for a job. Dropped, it takes the function back if no thread has begun it.
-pub(crate) struct InPool<T> {
+pub(crate) struct InPool<T: Send + 'static> {
     job: Job<T>,
     /// Whether cancelling ends the wait at once, whatever the thread does.
     abandons: bool,
     /// Told to the function, should it ask: nobody wants its result any more.
     cancelled: Arc<AtomicBool>,
     waiter: Waiter,
-    _elsewhere: Elsewhere,
+    /// What a limiter gave for it.
+    token: Option<CapacityToken>,
+    elsewhere: Elsewhere,
 }
 
 impl<T: Send + 'static> InPool<T> {
-    /// Gives `function` to a thread of `pool`. It learns by `cancelled` that the wait was cancelled.
+    /// Gives `function` to a thread of `pool`.
     pub(crate) fn start(
         core: &Rc<Core>,
         pool: &Pool,
-        abandons: bool,
-        cancelled: Arc<AtomicBool>,
         function: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Self> {
-        let job = Job::start(pool, function)?;
-        Ok(Self { job, abandons, cancelled, waiter: Waiter::new(), _elsewhere: Elsewhere::new(core) })
+        Ok(Self {
+            job: Job::start(pool, function)?,
+            abandons: false,
+            cancelled: Arc::default(),
+            waiter: Waiter::new(),
+            token: None,
+            elsewhere: Elsewhere::new(core),
+        })
+    }
+
+    /// Cancelling ends the wait at once.
+    pub(crate) fn abandons(mut self, on: bool) -> Self {
+        self.abandons = on;
+        self
+    }
+
+    /// The function learns by this that the wait was cancelled.
+    pub(crate) fn tells(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = cancelled;
+        self
+    }
+
+    /// A token that goes back when the function is done, waited for or not.
+    pub(crate) fn holds(mut self, token: CapacityToken) -> Self {
+        self.token = Some(token);
+        self
     }
 }
 
-impl<T> InPool<T> {
+impl<T: Send + 'static> InPool<T> {
     fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Result<(), JoinError>> {
         // Who was told once that it is cancelled and goes on need not be told again.
         if self.cancelled.load(Ordering::SeqCst) {
@@ -154,7 +186,7 @@ impl<T> InPool<T> {
     }
 }
 
-impl<T> Future for InPool<T> {
+impl<T: Send + 'static> Future for InPool<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -168,11 +200,34 @@ impl<T> Future for InPool<T> {
     }
 }
 
-impl<T> Drop for InPool<T> {
+impl<T: Send + 'static> Drop for InPool<T> {
     fn drop(&mut self) {
-        if !self.job.is_finished() {
-            self.cancelled.store(true, Ordering::SeqCst);
-            self.job.cancel();
+        if self.job.is_finished() {
+            return;
         }
+        self.cancelled.store(true, Ordering::SeqCst);
+        if self.job.cancel() {
+            return;
+        }
+        self.job.outcome.disown();
+        if let Some(token) = self.token.take() {
+            // The thread is still at work.
+            let settled = Settled { outcome: self.job.outcome.clone(), _token: token };
+            drop(self.elsewhere.core().spawn(settled, Location::caller()));
+        }
+    }
+}
+
+/// Holds a token until a function is done.
+struct Settled<T> {
+    outcome: Arc<Outcome<T>>,
+    _token: CapacityToken,
+}
+
+impl<T> Future for Settled<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.outcome.poll_settled(cx)
     }
 }

@@ -7,7 +7,8 @@ mod job;
 mod queue;
 pub mod to_thread;
 
-pub use channel::{Receiver, Receiving, Sender, Sending, Unsent, channel, unbounded_channel};
+pub use channel::{Receiver, Receiving, Sender, Sending, channel, unbounded_channel};
 pub use executor::{Executor, ExecutorBuilder};
-pub(crate) use job::InPool;
 pub use job::Job;
+pub(crate) use job::{InPool, Work};
+pub(crate) use to_thread::THREADS;

@@ -12,8 +12,12 @@ use crate::driver::workers::Workers;
 use crate::error::{Cancelled, JoinError};
 use crate::runtime::LoopHandle;
 use crate::runtime::core::{self, Core};
+use crate::sync::{AcquireToken, CapacityLimiter, CapacityToken};
 use crate::thread::from_thread::Host;
 use crate::thread::job::{InPool, Pool};
+
+/// Of the default limiter, as in AnyIO.
+const TOKENS: usize = 40;
 
 /// The threads are shared by all loops; how many work at a time is what the loops' limiters say.
 pub(crate) static THREADS: LazyLock<Pool> =
@@ -54,7 +58,22 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    RunSync { core: core::current(), abandons: false, stage: Stage::New(function) }
+    RunSync { core: core::current(), abandons: false, limiter: None, stage: Stage::New(function) }
+}
+
+/// The limiter that [`run_sync`] uses where none is given: one for each loop, of 40 tokens, which can be changed by
+/// [`set_total_tokens`](CapacityLimiter::set_total_tokens).
+///
+/// # Panics
+/// If no event loop runs on this thread.
+#[track_caller]
+pub fn current_default_thread_limiter() -> CapacityLimiter {
+    default_limiter(&core::current())
+}
+
+fn default_limiter(core: &Core) -> CapacityLimiter {
+    struct Default(CapacityLimiter);
+    core.locals.get(|| Default(CapacityLimiter::new(TOKENS))).0.clone()
 }
 
 /// How many threads there may be at a time for [`run_sync`], in the whole process and for all loops together, from now
@@ -68,19 +87,22 @@ pub fn set_threads_max(count: usize) {
 
 /// The future of [`run_sync`].
 #[must_use = "futures do nothing unless awaited"]
-pub struct RunSync<F, T> {
+pub struct RunSync<F, T: Send + 'static> {
     core: Rc<Core>,
     abandons: bool,
+    limiter: Option<CapacityLimiter>,
     stage: Stage<F, T>,
 }
 
-enum Stage<F, T> {
+enum Stage<F, T: Send + 'static> {
     New(F),
+    /// Waits for the limiter.
+    Acquiring(F, AcquireToken),
     Running(InPool<T>),
     Over,
 }
 
-impl<F, T> RunSync<F, T> {
+impl<F, T: Send + 'static> RunSync<F, T> {
     /// Whether cancelling the wait ends it at once, although the function goes on, unheard; it can ask
     /// [`from_thread::check_cancelled`](crate::thread::from_thread::check_cancelled). Without this a cancelled wait goes
     /// on until the function is done, and gives its result. Default: off.
@@ -89,20 +111,31 @@ impl<F, T> RunSync<F, T> {
         self.abandons = on;
         self
     }
+
+    /// The limiter that says when the function may begin: it takes a token, and gives it back when the function is done,
+    /// abandoned or not. Default: [`current_default_thread_limiter`].
+    pub fn limiter(mut self, limiter: &CapacityLimiter) -> Self {
+        self.limiter = Some(limiter.clone());
+        self
+    }
 }
 
-fn start<F, T>(core: &Rc<Core>, abandons: bool, function: F) -> Result<InPool<T>, JoinError>
+impl<F, T> RunSync<F, T>
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let host = Host { handle: LoopHandle::of(core), cancelled: cancelled.clone() };
-    InPool::start(core, &THREADS, abandons, cancelled, move || host.run(function))
-        .map_err(|error| JoinError::Cancelled(Cancelled::with_message(&error.to_string())))
+    fn start(&self, function: F, token: CapacityToken) -> Result<InPool<T>, JoinError> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let host = Host { handle: LoopHandle::of(&self.core), cancelled: cancelled.clone() };
+        match InPool::start(&self.core, &THREADS, move || host.run(function)) {
+            Ok(job) => Ok(job.abandons(self.abandons).tells(cancelled).holds(token)),
+            Err(error) => Err(JoinError::Cancelled(Cancelled::with_message(&error.to_string()))),
+        }
+    }
 }
 
-impl<F, T> Unpin for RunSync<F, T> {}
+impl<F, T: Send + 'static> Unpin for RunSync<F, T> {}
 
 impl<F, T> Future for RunSync<F, T>
 where
@@ -115,9 +148,17 @@ where
         loop {
             match std::mem::replace(&mut self.stage, Stage::Over) {
                 Stage::New(function) => {
-                    let job = start(&self.core, self.abandons, function)?;
-                    self.stage = Stage::Running(job);
+                    let limiter = self.limiter.take().unwrap_or_else(|| default_limiter(&self.core));
+                    self.stage = Stage::Acquiring(function, limiter.acquire());
                 }
+                Stage::Acquiring(function, mut wait) => match Pin::new(&mut wait).poll(cx) {
+                    Poll::Ready(Ok(token)) => self.stage = Stage::Running(self.start(function, token)?),
+                    Poll::Ready(Err(cancelled)) => return Poll::Ready(Err(JoinError::Cancelled(cancelled))),
+                    Poll::Pending => {
+                        self.stage = Stage::Acquiring(function, wait);
+                        return Poll::Pending;
+                    }
+                },
                 Stage::Running(mut job) => {
                     let polled = Pin::new(&mut job).poll(cx);
                     if polled.is_pending() {
@@ -131,7 +172,7 @@ where
     }
 }
 
-impl<F, T> fmt::Debug for RunSync<F, T> {
+impl<F, T: Send + 'static> fmt::Debug for RunSync<F, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunSync").finish_non_exhaustive()
     }

@@ -1,0 +1,4 @@
+//! Other processes.
+
+pub mod to_process;
+mod worker;
