@@ -13,6 +13,7 @@ use std::process::{Command, Stdio, abort, exit};
 use std::rc::Rc;
 use std::time::Duration;
 
+use proactor::cancel::CancelScope;
 use proactor::net::{UnixListener, UnixStream};
 use proactor::process::to_process::{self, Function, current_default_process_limiter, run_sync};
 use proactor::sync::CapacityLimiter;
@@ -41,6 +42,8 @@ both_drivers!(
     a_worker_has_nothing_to_read_and_may_write_anything,
     a_function_that_init_was_not_told_of_is_an_error,
     a_program_that_is_killed_takes_its_busy_workers_along,
+    a_cancelled_scope_kills_the_worker_of_a_cancellable_wait,
+    a_cancelled_scope_waits_for_any_other_worker,
 );
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -456,5 +459,37 @@ fn a_program_that_is_killed_takes_its_busy_workers_along(cx: Cx) {
         program.kill()?;
         program.wait()?;
         ended(&connection).await
+    });
+}
+
+/// "True to allow cancellation of the operation while it's running"
+fn a_cancelled_scope_kills_the_worker_of_a_cancellable_wait(cx: Cx) {
+    run(cx, async {
+        let meeting = Meeting::new().await?;
+        let scope = CancelScope::new();
+        let task = spawn(scope.run(run_sync(MEET, meeting.path.clone()).cancellable(true)));
+        let (worker, connection) = meeting.begun().await?;
+        scope.cancel();
+        assert_eq!(task.await??, None);
+        ended(&connection).await?;
+        until(|| is_gone(worker)).await;
+        until(|| current_default_process_limiter().borrowed_tokens() == 0).await;
+        Ok(())
+    });
+}
+
+fn a_cancelled_scope_waits_for_any_other_worker(cx: Cx) {
+    run(cx, async {
+        let meeting = Meeting::new().await?;
+        let scope = CancelScope::new();
+        let task = spawn(scope.run(run_sync(MEET, meeting.path.clone())));
+        let (worker, connection) = meeting.begun().await?;
+        scope.cancel();
+        turns(5).await;
+        assert!(!task.is_finished());
+        connection.send("x").await?;
+        assert_eq!(task.await??.as_deref(), Some(&[1][..]));
+        assert_eq!(pid().await?, worker);
+        Ok(())
     });
 }

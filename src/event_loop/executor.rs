@@ -115,7 +115,7 @@ impl EventLoop {
 ///
 /// # Errors
 /// If no event loop runs on this thread, if the executor was shut down, or if it has no thread and none can be made. The
-/// future: [`JoinError::Panicked`] if the function panicked, [`JoinError::Cancelled`] if the wait was cancelled.
+/// future: [`JoinError::Panicked`] if the function panicked, [`JoinError::WaitCancelled`] if the wait was cancelled.
 ///
 /// # Examples
 /// ```

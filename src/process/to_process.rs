@@ -38,10 +38,12 @@ use crate::net::UnixStream;
 use crate::process::worker::{self, ANSWER_HEADER, Answer, Process};
 use crate::runtime::core::{self, Core};
 use crate::runtime::outcome::{Outcome, Promise};
+use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
 use crate::sync::{AcquireToken, CapacityLimiter, CapacityToken};
 use crate::thread::{InPool, THREADS};
 
+const WORKER: What = What(&"a worker process");
 /// A worker that had nothing to do for so long is ended when the next function is run.
 const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The most bytes of an answer that are received at once.
@@ -254,8 +256,10 @@ impl Running {
         if self.cancellable {
             // Dropping this kills the worker.
             ready!(check(cx))?;
+            self.waiter.register_for(cx, WORKER);
+        } else {
+            self.waiter.register_uncancelled(cx, WORKER, None);
         }
-        self.waiter.register(cx);
         Poll::Pending
     }
 }

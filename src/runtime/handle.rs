@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io;
 use std::panic::Location;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use crate::driver::DriverReport;
@@ -15,6 +15,8 @@ use crate::runtime::core::{self, Core};
 use crate::runtime::outcome::{Arrival, Outcome, Promise};
 use crate::runtime::park::block_on;
 use crate::runtime::remote::Remote;
+use crate::runtime::task::Task;
+use crate::runtime::wait::check;
 
 /// The one way into an event loop from other threads. Cheap to clone; it does not keep the loop alive.
 #[derive(Clone)]
@@ -65,20 +67,32 @@ impl LoopHandle {
         F: AsyncFnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        self.spawn_with(Arc::default(), function)
+    }
+
+    /// As `spawn`, with a canceller that was made before.
+    #[track_caller]
+    pub(crate) fn spawn_with<T, F>(&self, canceller: Arc<Canceller>, function: F) -> io::Result<RemoteTask<T>>
+    where
+        F: AsyncFnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
         let outcome = Arc::new(Outcome::default());
         // Whatever becomes of the closure (run, refused, dropped by a closing loop), the waiting side hears of it.
         let promise = Promise::new(&outcome, "the event loop ended");
+        let theirs = canceller.clone();
         let spawned_at = Location::caller();
         self.call_soon_threadsafe(move || {
-            let task = core::current().spawn(async move { function().await }, spawned_at);
-            drop(core::current().spawn(
-                async move {
-                    promise.settle(task.await);
-                },
-                spawned_at,
-            ));
+            let core = core::current();
+            let task = core.spawn(async move { function().await }, spawned_at);
+            drop(core.spawn(Relay { task, promise: Some(promise), canceller: theirs }, spawned_at));
         })?;
-        Ok(RemoteTask { outcome, remote: self.remote })
+        Ok(RemoteTask { outcome, canceller, remote: self.remote })
+    }
+
+    /// Whether the loop runs on this thread.
+    pub(crate) fn is_current(&self) -> bool {
+        core::try_current().is_some_and(|core| std::ptr::eq(core.remote, self.remote))
     }
 
     /// Whether the loop is closed.
@@ -98,9 +112,67 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
+/// Brings the request to cancel a task into its loop.
+#[derive(Default)]
+pub(crate) struct Canceller {
+    state: Mutex<(Option<Arc<str>>, Option<Waker>)>,
+}
+
+impl Canceller {
+    pub(crate) fn cancel(&self, message: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = Some(message.into());
+        let waker = state.1.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The request, if there is one; else the task of `cx` is woken by the next.
+    fn poll(&self, cx: &Context<'_>) -> Option<Arc<str>> {
+        let waker = cx.waker().clone(); // foreign code, so before the lock
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = state.1.replace(waker);
+        let request = state.0.take();
+        drop(state);
+        drop(old);
+        request
+    }
+}
+
+/// Stands between a task and the other thread: brings the result there, and the request to cancel here.
+struct Relay<T> {
+    task: Task<T>,
+    promise: Option<Promise<T>>,
+    canceller: Arc<Canceller>,
+}
+
+impl<T> Future for Relay<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Poll::Ready(result) = Pin::new(&mut self.task).poll(cx) {
+            if let Some(promise) = self.promise.take() {
+                promise.settle(result);
+            }
+            return Poll::Ready(());
+        }
+        while let Some(message) = self.canceller.poll(cx) {
+            self.task.cancel(&message);
+        }
+        Poll::Pending
+    }
+}
+
 /// A task in another thread's loop. Wait for it, or await it in a loop of your own; dropping it detaches the task.
+///
+/// # Cancel safety
+/// *Nothing is lost*: the task goes on.
+#[doc(alias = "wrap_future")]
 pub struct RemoteTask<T> {
     outcome: Arc<Outcome<T>>,
+    canceller: Arc<Canceller>,
     remote: &'static Remote,
 }
 
@@ -108,13 +180,33 @@ impl<T> RemoteTask<T> {
     /// Blocks this thread until the task is over, or for at most `limit`.
     ///
     /// # Errors
-    /// [`TimedOut`](crate::TimedOut) (and the task goes on), or why the task gave no result, both as an [`io::Error`]. On the loop's own
-    /// thread, where it would wait for itself.
+    /// [`TimedOut`](crate::TimedOut) (and the task goes on), or why the task gave no result, both as an [`io::Error`]. On
+    /// the loop's own thread, where it would wait for itself.
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<T> {
         if core::try_current().is_some_and(|core| std::ptr::eq(core.remote, self.remote)) {
             return Err(io::Error::other("the loop's own thread cannot block on its task: await it instead"));
         }
         Ok(block_on(pin!(Arrival(&self.outcome)), limit)??)
+    }
+
+    /// Asks the task to stop, as [`Task::cancel`] does. False if it is over already.
+    pub fn cancel(&self, message: &str) -> bool {
+        let is_running = !self.is_finished();
+        if is_running {
+            self.canceller.cancel(message);
+        }
+        is_running
+    }
+
+    /// Whether the task is over: waiting for it would not wait.
+    #[doc(alias = "done")]
+    pub fn is_finished(&self) -> bool {
+        self.outcome.is_settled()
+    }
+
+    /// Calls `callback` when the task is over: on the loop's thread, or here and now if it is over already.
+    pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
+        self.outcome.on_settled(Box::new(callback));
     }
 }
 
@@ -122,7 +214,12 @@ impl<T> Future for RemoteTask<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.outcome.poll(cx)
+        if let Poll::Ready(result) = self.outcome.poll(cx) {
+            return Poll::Ready(result);
+        }
+        // No wait is entered into the scope, since this may go to another thread: the scope polls its body anyway.
+        ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
+        Poll::Pending
     }
 }
 

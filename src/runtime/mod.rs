@@ -21,6 +21,7 @@ pub(crate) mod wait;
 mod waker;
 
 pub use event_loop::{Builder, EventLoop};
+pub(crate) use handle::Canceller;
 pub use handle::{LoopHandle, RemoteTask};
 #[allow(unused_imports, reason = "locks come to use it")]
 pub(crate) use inspect::current_task_id;

@@ -12,9 +12,13 @@ use std::time::Duration;
 use crate::error::{Cancelled, Closed, TimedOut, Unsent, WouldBlock};
 use crate::runtime::budget;
 use crate::runtime::park::block_on;
+use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
 use crate::thread::job::may_block;
 use crate::thread::queue::{Queue, Taken, Ticket};
+
+const ROOM: What = What(&"room in a channel of threads");
+const ITEM: What = What(&"an item of a channel of threads");
 
 /// A channel that holds at most `capacity` items; further senders wait until there is room. With a capacity of zero each
 /// item goes from hand to hand: its sender waits until a receiver has it.
@@ -364,7 +368,7 @@ impl<T> Future for Sending<'_, T> {
             Stage::New(_) | Stage::Over => Poll::Ready(Ok(())),
         };
         if let Some(waiter) = &this.waiter {
-            if polled.is_ready() { waiter.clear() } else { waiter.register(cx) }
+            if polled.is_ready() { waiter.clear() } else { waiter.register_for(cx, ROOM) }
         }
         polled
     }
@@ -426,7 +430,7 @@ impl<T> Future for Receiving<'_, T> {
             Taken::End => None,
             Taken::Nothing => {
                 if let Some(waiter) = &this.waiter {
-                    waiter.register(cx);
+                    waiter.register_for(cx, ITEM);
                 }
                 return Poll::Pending;
             }

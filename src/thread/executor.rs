@@ -13,6 +13,7 @@ use crate::driver::workers::Workers;
 use crate::error::Cancelled;
 use crate::runtime::core::{self, Core, Elsewhere};
 use crate::runtime::park::block_on;
+use crate::runtime::scope::What;
 use crate::runtime::timeout;
 use crate::runtime::wait::{Waiter, check};
 use crate::thread::job::{Job, Pool, may_block};
@@ -81,7 +82,7 @@ impl Future for Ended {
             return Poll::Ready(Ok(()));
         }
         std::task::ready!(check(cx))?;
-        self.waiter.register(cx);
+        self.waiter.register_for(cx, What(&"the end of an executor"));
         Poll::Pending
     }
 }

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::driver::workers::{self, Refused, Workers};
@@ -16,8 +16,11 @@ use crate::error::{Closed, JoinError};
 use crate::runtime::core::{self, Core, Elsewhere};
 use crate::runtime::outcome::{Arrival, Outcome, Promise};
 use crate::runtime::park::block_on;
+use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
 use crate::sync::CapacityToken;
+
+const THREAD: What = What(&"a function in a thread");
 
 /// What a pool's queue holds.
 pub(crate) struct Work {
@@ -49,8 +52,10 @@ pub(crate) fn may_block() -> io::Result<()> {
     }
 }
 
-/// A function that was given to a thread. Wait for its result, or await it in a loop; dropping the job changes nothing:
-/// the function runs, or goes on.
+/// A function that was given to a thread. Wait for its result, or await it in a loop.
+///
+/// # Cancel safety
+/// *Nothing is lost*: the function runs, or goes on.
 #[doc(alias = "concurrent.futures.Future")]
 pub struct Job<T> {
     outcome: Arc<Outcome<T>>,
@@ -108,7 +113,12 @@ impl<T> Future for Job<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.outcome.poll(cx)
+        if let Poll::Ready(result) = self.outcome.poll(cx) {
+            return Poll::Ready(result);
+        }
+        // No wait is entered into the scope, since this may go to another thread: the scope polls its body anyway.
+        ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
+        Poll::Pending
     }
 }
 
@@ -167,25 +177,6 @@ impl<T: Send + 'static> InPool<T> {
     }
 }
 
-impl<T: Send + 'static> InPool<T> {
-    fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<Result<(), JoinError>> {
-        // Who was told once that it is cancelled and goes on need not be told again.
-        if self.cancelled.load(Ordering::SeqCst) {
-            return Poll::Ready(Ok(()));
-        }
-        match check(cx) {
-            Poll::Ready(Err(cancelled)) => {
-                self.cancelled.store(true, Ordering::SeqCst);
-                if self.abandons || self.job.cancel() {
-                    return Poll::Ready(Err(JoinError::Cancelled(cancelled)));
-                }
-                Poll::Ready(Ok(()))
-            }
-            other => other.map_err(JoinError::Cancelled),
-        }
-    }
-}
-
 impl<T: Send + 'static> Future for InPool<T> {
     type Output = Result<T, JoinError>;
 
@@ -194,8 +185,12 @@ impl<T: Send + 'static> Future for InPool<T> {
             self.waiter.clear();
             return Poll::Ready(result);
         }
-        std::task::ready!(self.poll_cancelled(cx))?;
-        self.waiter.register(cx);
+        if self.abandons {
+            ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
+            self.waiter.register_for(cx, THREAD);
+        } else {
+            self.waiter.register_uncancelled(cx, THREAD, Some(self.cancelled.clone()));
+        }
         Poll::Pending
     }
 }

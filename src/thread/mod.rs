@@ -4,6 +4,7 @@ mod channel;
 mod executor;
 pub mod from_thread;
 mod job;
+mod portal;
 mod queue;
 pub mod to_thread;
 
@@ -11,4 +12,8 @@ pub use channel::{Receiver, Receiving, Sender, Sending, channel, unbounded_chann
 pub use executor::{Executor, ExecutorBuilder};
 pub use job::Job;
 pub(crate) use job::{InPool, Work};
+pub use portal::{
+    BlockingPortal, Middle, PortalTaskStatus, PortalThread, Wrapped, start_blocking_portal,
+    start_blocking_portal_with,
+};
 pub(crate) use to_thread::THREADS;

@@ -34,9 +34,9 @@ pub(crate) static THREADS: LazyLock<Pool> =
 /// result is dropped.
 ///
 /// # Errors
-/// [`JoinError::Panicked`] if the function panicked. [`JoinError::Cancelled`] if the wait was cancelled before a thread
-/// began the function (after that only with [`abandon_on_cancel`](RunSync::abandon_on_cancel)), or if there is no thread
-/// and none can be made.
+/// [`JoinError::Panicked`] if the function panicked. [`JoinError::WaitCancelled`] if the wait was cancelled before the
+/// function was given to a thread; after that only with [`abandon_on_cancel`](RunSync::abandon_on_cancel).
+/// [`JoinError::Cancelled`] if there is no thread and none can be made.
 ///
 /// # Panics
 /// If no event loop runs on this thread.
@@ -153,7 +153,9 @@ where
                 }
                 Stage::Acquiring(function, mut wait) => match Pin::new(&mut wait).poll(cx) {
                     Poll::Ready(Ok(token)) => self.stage = Stage::Running(self.start(function, token)?),
-                    Poll::Ready(Err(cancelled)) => return Poll::Ready(Err(JoinError::Cancelled(cancelled))),
+                    Poll::Ready(Err(cancelled)) => {
+                        return Poll::Ready(Err(JoinError::WaitCancelled(cancelled)));
+                    }
                     Poll::Pending => {
                         self.stage = Stage::Acquiring(function, wait);
                         return Poll::Pending;

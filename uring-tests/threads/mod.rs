@@ -4,6 +4,8 @@ mod channel;
 mod executor;
 mod from_thread;
 mod loops;
+mod portal;
+mod scopes;
 mod to_thread;
 
 use std::future::Future;
