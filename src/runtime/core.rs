@@ -41,6 +41,8 @@ enum Ready {
 
 struct Entry {
     generation: u32,
+    /// Its scope.
+    root: u32,
     /// In the ready queue already.
     queued: bool,
     /// `None` for the main future, which whoever runs the loop polls.
@@ -129,13 +131,13 @@ pub(crate) fn current() -> Rc<Core> {
 
 /// Puts `core` in as the current loop until the guard is dropped.
 pub(crate) fn enter(core: &Rc<Core>) -> Entered {
-    let scope = here::enter_loop();
+    let scope = here::enter_loop(Some(core));
     Entered { before: CURRENT.with(|current| current.replace(Some(core.clone()))), scope: Some(scope) }
 }
 
 pub(crate) struct Entered {
     before: Option<Rc<Core>>,
-    scope: Option<here::InScope>,
+    scope: Option<here::InLoop>,
 }
 
 impl Drop for Entered {
@@ -220,9 +222,11 @@ impl Core {
         }
         let generation = self.spawned.get().wrapping_add(1) & TaskKey::GENERATION_MASK;
         self.spawned.set(generation);
-        let slot = tasks.insert(Entry { generation, queued: false, task }) as u32;
+        let slot = tasks.insert(Entry { generation, root: NONE, queued: false, task }) as u32;
         drop(tasks);
-        info.root.set(self.enter_root(slot, parent));
+        let root = self.enter_root(slot, parent);
+        info.root.set(root);
+        self.tasks.borrow_mut()[slot as usize].root = root;
         self.remote.ensure(slot);
         Some(TaskKey { loop_id: self.remote.id, slot, generation })
     }
@@ -328,19 +332,20 @@ impl Core {
     fn run_task(&self, slot: u32) {
         let found = self.tasks.borrow_mut().get_mut(slot as usize).map(|entry| {
             entry.queued = false;
-            (entry.generation, entry.task.clone())
+            (entry.generation, entry.root, entry.task.clone())
         });
-        let Some((generation, task)) = found else { return };
+        let Some((generation, root, task)) = found else { return };
         let Some(task) = task else {
             self.main_woken.set(true);
             return;
         };
         let key = TaskKey { loop_id: self.remote.id, slot, generation };
         budget::refill();
-        let here = here::enter_task(self, slot, task.info().root.get(), key.to_bits());
+        let here = here::enter_task(self, slot, root, key.to_bits());
         let over = task.run(self, &mut Context::from_waker(&key.waker()));
         drop(here);
         if over {
+            here::take_what();
             self.leave_root(task.info());
             let gone = self.tasks.borrow_mut().try_remove(slot as usize);
             // Outside the borrow: a result that nobody fetches is dropped here.

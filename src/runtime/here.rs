@@ -7,19 +7,34 @@ use crate::runtime::core::{self, Core};
 use crate::runtime::scope::{NONE, What};
 use crate::runtime::waker::is_waker_of;
 
+/// The innermost scope and the task that are polled.
+#[derive(Clone, Copy)]
+struct Place {
+    scope: u32,
+    task: u32,
+}
+
+const NOWHERE: Place = Place { scope: NONE, task: NONE };
+
+#[derive(Clone, Copy)]
+struct State {
+    /// Whether the scope is cancelled: a copy, since each wait asks.
+    cancelled: bool,
+    /// The task has had its answer in this poll.
+    answered: bool,
+    /// A wait was put off to a later turn, for that reason.
+    put_off: bool,
+}
+
+const CALM: State = State { cancelled: false, answered: false, put_off: false };
+
 struct Here {
-    /// The loop that the scope is of; only compared.
+    /// The loop of this thread; only compared.
     core: Cell<*const Core>,
-    scope: Cell<u32>,
-    task: Cell<u32>,
+    place: Cell<Place>,
+    state: Cell<State>,
     /// The data word of the task's own waker.
     waker: Cell<u64>,
-    /// Whether the scope is cancelled: a copy, since each wait asks.
-    cancelled: Cell<bool>,
-    /// The task has had its answer in this poll.
-    answered: Cell<bool>,
-    /// A wait was put off to a later turn, for that reason.
-    put_off: Cell<bool>,
     /// How often any scope of this thread changed its state.
     changes: Cell<u32>,
     /// What the task waited for last in this poll.
@@ -30,12 +45,9 @@ thread_local! {
     static HERE: Here = const {
         Here {
             core: Cell::new(std::ptr::null()),
-            scope: Cell::new(NONE),
-            task: Cell::new(NONE),
+            place: Cell::new(NOWHERE),
+            state: Cell::new(CALM),
             waker: Cell::new(0),
-            cancelled: Cell::new(false),
-            answered: Cell::new(false),
-            put_off: Cell::new(false),
             changes: Cell::new(0),
             what: Cell::new(None),
         }
@@ -45,13 +57,13 @@ thread_local! {
 /// The innermost scope whose body is being polled.
 #[inline]
 pub(crate) fn scope() -> u32 {
-    HERE.with(|here| here.scope.get())
+    HERE.with(|here| here.place.get().scope)
 }
 
 /// The same, if it is one of `core`.
 #[inline]
 pub(crate) fn scope_of(core: &Core) -> u32 {
-    HERE.with(|here| if std::ptr::eq(here.core.get(), core) { here.scope.get() } else { NONE })
+    HERE.with(|here| if std::ptr::eq(here.core.get(), core) { here.place.get().scope } else { NONE })
 }
 
 /// Notes what is waited for with `waker`. True if nobody else has to know of the wait: the waker is the task's own, which
@@ -59,7 +71,7 @@ pub(crate) fn scope_of(core: &Core) -> u32 {
 #[inline]
 pub(crate) fn is_known(waker: &Waker, what: Option<What>) -> bool {
     HERE.with(|here| {
-        let known = is_waker_of(waker, here.waker.get()) && !here.cancelled.get();
+        let known = is_waker_of(waker, here.waker.get()) && !here.state.get().cancelled;
         if known {
             here.what.set(what);
         }
@@ -76,37 +88,47 @@ pub(crate) fn take_what() -> Option<What> {
 /// The task that is being polled.
 #[inline]
 pub(crate) fn task() -> u32 {
-    HERE.with(|here| here.task.get())
+    HERE.with(|here| here.place.get().task)
 }
 
 /// Whether the scope is cancelled.
 #[inline]
 pub(crate) fn is_cancelled() -> bool {
-    HERE.with(|here| here.cancelled.get())
+    HERE.with(|here| here.state.get().cancelled)
 }
 
 /// Scopes of `core` have changed their state, perhaps this one, perhaps one whose body waits for this one's.
 pub(crate) fn note_change(core: &Core) {
     HERE.with(|here| {
         here.changes.set(here.changes.get().wrapping_add(1));
-        if core::is_current(core) {
-            here.cancelled.set(core.is_cancelled(here.scope.get()));
+        if std::ptr::eq(here.core.get(), core) {
+            here.set_cancelled(core.is_cancelled(here.place.get().scope));
         }
     });
+}
+
+impl Here {
+    fn set_cancelled(&self, cancelled: bool) {
+        self.state.set(State { cancelled, ..self.state.get() });
+    }
 }
 
 /// Whether a wait may be answered in this poll; the next one may not.
 pub(crate) fn may_answer() -> bool {
     HERE.with(|here| {
-        let may = !here.answered.replace(true);
-        here.put_off.set(here.put_off.get() || !may);
-        may
+        let state = here.state.get();
+        here.state.set(State { answered: true, put_off: state.put_off || state.answered, ..state });
+        !state.answered
     })
 }
 
 /// Whether a wait was put off since the last call.
 pub(crate) fn was_put_off() -> bool {
-    HERE.with(|here| here.put_off.replace(false))
+    HERE.with(|here| {
+        let state = here.state.get();
+        here.state.set(State { put_off: false, ..state });
+        state.put_off
+    })
 }
 
 /// The poll of a task of `core`, the current loop, begins, in the task's own scope.
@@ -114,14 +136,9 @@ pub(crate) fn was_put_off() -> bool {
 pub(crate) fn enter_task(core: &Core, task: u32, root: u32, waker: u64) -> InTask {
     let cancelled = core.is_cancelled(root);
     HERE.with(|here| {
-        here.core.set(core);
-        here.scope.set(root);
-        here.task.set(task);
+        here.place.set(Place { scope: root, task });
+        here.state.set(State { cancelled, ..CALM });
         here.waker.set(waker);
-        here.cancelled.set(cancelled);
-        here.answered.set(false);
-        here.put_off.set(false);
-        here.what.set(None);
     });
     InTask(())
 }
@@ -133,10 +150,9 @@ impl Drop for InTask {
     #[inline]
     fn drop(&mut self) {
         HERE.with(|here| {
-            here.scope.set(NONE);
-            here.task.set(NONE);
+            here.place.set(NOWHERE);
+            here.state.set(CALM);
             here.waker.set(0);
-            here.cancelled.set(false);
         });
     }
 }
@@ -145,30 +161,16 @@ impl Drop for InTask {
 #[inline]
 pub(crate) fn enter_scope(core: &Core, scope: u32) -> InScope {
     let cancelled = core.is_cancelled(scope);
-    HERE.with(|here| InScope {
-        core: here.core.replace(core),
-        waker: here.waker.get(),
-        scope: here.scope.replace(scope),
-        cancelled: here.cancelled.replace(cancelled),
-        changes: here.changes.get(),
-    })
-}
-
-/// This thread begins to be in no scope: another loop comes.
-pub(crate) fn enter_loop() -> InScope {
-    HERE.with(|here| InScope {
-        core: here.core.replace(std::ptr::null()),
-        waker: here.waker.replace(0),
-        scope: here.scope.replace(NONE),
-        cancelled: here.cancelled.replace(false),
-        changes: here.changes.get(),
+    HERE.with(|here| {
+        let (place, state) = (here.place.get(), here.state.get());
+        here.place.set(Place { scope, ..place });
+        here.state.set(State { cancelled, ..state });
+        InScope { scope: place.scope, cancelled: state.cancelled, changes: here.changes.get() }
     })
 }
 
 /// Until it is dropped, the body of a scope is being polled.
 pub(crate) struct InScope {
-    core: *const Core,
-    waker: u64,
     scope: u32,
     cancelled: bool,
     changes: u32,
@@ -178,15 +180,42 @@ impl Drop for InScope {
     #[inline]
     fn drop(&mut self) {
         HERE.with(|here| {
-            here.core.set(self.core);
-            here.waker.set(self.waker);
-            here.scope.set(self.scope);
+            here.place.set(Place { scope: self.scope, ..here.place.get() });
             if here.changes.get() == self.changes {
-                here.cancelled.set(self.cancelled);
+                here.set_cancelled(self.cancelled);
             } else {
                 let core = core::try_current();
-                here.cancelled.set(core.is_some_and(|core| core.is_cancelled(self.scope)));
+                here.set_cancelled(core.is_some_and(|core| core.is_cancelled(self.scope)));
             }
+        });
+    }
+}
+
+/// This thread begins to be in no scope: another loop comes, or none.
+pub(crate) fn enter_loop(core: Option<&Core>) -> InLoop {
+    HERE.with(|here| InLoop {
+        core: here.core.replace(core.map_or(std::ptr::null(), std::ptr::from_ref)),
+        place: here.place.replace(NOWHERE),
+        state: here.state.replace(CALM),
+        waker: here.waker.replace(0),
+    })
+}
+
+/// Until it is dropped, another loop is the one of this thread.
+pub(crate) struct InLoop {
+    core: *const Core,
+    place: Place,
+    state: State,
+    waker: u64,
+}
+
+impl Drop for InLoop {
+    fn drop(&mut self) {
+        HERE.with(|here| {
+            here.core.set(self.core);
+            here.place.set(self.place);
+            here.state.set(self.state);
+            here.waker.set(self.waker);
         });
     }
 }

@@ -22,6 +22,7 @@ use crate::runtime::cancelling::cancellation_here;
 use crate::runtime::core::{self, Core};
 use crate::runtime::here;
 use crate::runtime::scope::{Act, What};
+use crate::runtime::waker;
 use crate::sys::file;
 
 /// What each wait of this crate asks at the beginning of each poll, unless it was granted already what it waits for:
@@ -121,7 +122,7 @@ impl Waiter {
     fn enter(&self, cx: &Context<'_>, act: Act, what: Option<What>) {
         if matches!(act, Act::Wake) && here::is_known(cx.waker(), what) {
             // Cloning a waker of ours is no foreign code.
-            self.settle(Place::Here(cx.waker().clone()));
+            self.settle(Place::Here(waker::clone(cx.waker())));
         } else {
             self.enter_table(cx, act, what);
         }
@@ -209,6 +210,7 @@ pub(crate) struct Ask<O: Op> {
 }
 
 impl<O: Op> Ask<O> {
+    #[inline]
     pub(crate) fn new(driver: &Rc<Driver>, op: O, what: What) -> Self {
         Self { pending: Pending::new(driver, op), entered: None, what, is_borne: false }
     }
@@ -225,6 +227,7 @@ impl<O: Op> Ask<O> {
     }
 
     /// The operation, once submitted and until the result was fetched.
+    #[inline]
     pub(crate) fn key(&self) -> Option<Key> {
         self.pending.key()
     }
@@ -280,6 +283,7 @@ impl<O: Op> Unpin for Ask<O> {}
 impl<O: Op> Future for Ask<O> {
     type Output = (i32, O);
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
         let this = &mut *self;
         if here::is_cancelled() && !this.is_borne && ready!(this.poll_cancelled(cx)) {
@@ -295,6 +299,7 @@ impl<O: Op> Future for Ask<O> {
 }
 
 impl<O: Op> Drop for Ask<O> {
+    #[inline]
     fn drop(&mut self) {
         self.leave();
     }
