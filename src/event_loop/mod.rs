@@ -10,7 +10,8 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Closed;
-use crate::runtime::core::{self, CallKey, Core};
+use crate::runtime::calls::CallKey;
+use crate::runtime::core::{self, Core};
 use crate::runtime::{EventLoop, TaskFactory};
 
 /// A callback that was given to the loop. Dropping the handle changes nothing.

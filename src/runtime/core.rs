@@ -14,6 +14,7 @@ use slab::Slab;
 
 use crate::driver::{Driver, Key, Metrics, Wait};
 use crate::runtime::budget;
+use crate::runtime::calls::Callback;
 use crate::runtime::clock::{Clock, GRACE};
 use crate::runtime::here;
 use crate::runtime::inspect::{TaskFactory, TaskInfo};
@@ -25,16 +26,9 @@ use crate::runtime::task::{self, Info, Run, Task, contain};
 use crate::runtime::timer::{Target, TimerKey, Timers};
 use crate::runtime::waker::{TASKS_MAX, TaskKey};
 
-/// Names a callback of a loop; a stale key hits nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CallKey {
-    slot: u32,
-    number: u64,
-}
-
 /// What is ready to run, in order.
 #[derive(Debug, Clone, Copy)]
-enum Ready {
+pub(super) enum Ready {
     Task(u32),
     Call(u32),
 }
@@ -49,16 +43,13 @@ struct Entry {
     task: Option<Rc<dyn Run>>,
 }
 
-struct Callback {
-    number: u64,
-    call: Box<dyn FnOnce()>,
-    timer: Option<TimerKey>,
-}
-
 /// The slot of the main future.
 const MAIN: u32 = 0;
 /// The most tasks and callbacks that run before I/O is looked at again.
 const RUN_MAX: usize = 1024;
+/// So many of them run before that if there are, one round after the other: tasks that hand something to each other need
+/// no I/O in between.
+const RUN_MIN: usize = 32;
 /// The most timers that fire in one turn.
 const FIRE_MAX: usize = 1024;
 
@@ -70,10 +61,10 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     tasks: RefCell<Slab<Entry>>,
     spawned: Cell<u32>,
-    ready: RefCell<VecDeque<Ready>>,
-    timers: RefCell<Timers>,
-    calls: RefCell<Slab<Callback>>,
-    calls_made: Cell<u64>,
+    pub(super) ready: RefCell<VecDeque<Ready>>,
+    pub(super) timers: RefCell<Timers>,
+    pub(super) calls: RefCell<Slab<Callback>>,
+    pub(super) calls_made: Cell<u64>,
     pub(crate) running: Cell<bool>,
     pub(crate) stopping: Cell<bool>,
     pub(crate) closed: Cell<bool>,
@@ -356,65 +347,6 @@ impl Core {
         }
     }
 
-    // ---- callbacks ----
-
-    fn insert_call(&self, call: Box<dyn FnOnce()>) -> CallKey {
-        let number = self.calls_made.get() + 1;
-        self.calls_made.set(number);
-        let slot = self.calls.borrow_mut().insert(Callback { number, call, timer: None }) as u32;
-        CallKey { slot, number }
-    }
-
-    /// Makes `call` ready, after everything that is ready already.
-    pub(crate) fn call_soon(&self, call: Box<dyn FnOnce()>) -> CallKey {
-        let key = self.insert_call(call);
-        self.ready.borrow_mut().push_back(Ready::Call(key.slot));
-        key
-    }
-
-    pub(crate) fn call_at(&self, at: Instant, call: Box<dyn FnOnce()>) -> CallKey {
-        let key = self.insert_call(call);
-        let timer = self.timers.borrow_mut().insert(at, Target::Call(key.slot));
-        if let Some(callback) = self.calls.borrow_mut().get_mut(key.slot as usize) {
-            callback.timer = Some(timer);
-        }
-        key
-    }
-
-    /// Takes a callback back; false if it ran or was cancelled already.
-    pub(crate) fn cancel_call(&self, key: CallKey) -> bool {
-        let mut calls = self.calls.borrow_mut();
-        let Some(callback) =
-            calls.get_mut(key.slot as usize).filter(|callback| callback.number == key.number)
-        else {
-            return false;
-        };
-        let old = match callback.timer {
-            Some(timer) if self.timers.borrow_mut().cancel(timer).is_some() => {
-                calls.remove(key.slot as usize).call
-            }
-            // Its slot is in the ready queue and stays taken until it comes up there.
-            _ => {
-                callback.number = 0;
-                std::mem::replace(&mut callback.call, Box::new(|| ()))
-            }
-        };
-        drop(calls);
-        drop(old); // user code, outside the borrow
-        true
-    }
-
-    pub(crate) fn is_call_pending(&self, key: CallKey) -> bool {
-        self.calls.borrow().get(key.slot as usize).is_some_and(|callback| callback.number == key.number)
-    }
-
-    fn run_call(&self, slot: u32) {
-        let callback = self.calls.borrow_mut().try_remove(slot as usize);
-        if let Some(callback) = callback {
-            contain(callback.call);
-        }
-    }
-
     // ---- timers ----
 
     /// The wait of `slot` is woken at `at`.
@@ -472,17 +404,30 @@ impl Core {
         }
     }
 
-    /// Runs what is ready, at most as much as there was at the beginning.
+    /// Runs what is ready, and what becomes ready by that, until so much has run that a look at I/O is worth its price.
     fn run_ready(&self) {
+        let mut count = self.run_round();
+        while count < RUN_MIN
+            && !self.main_woken.get()
+            && !self.stopping.get()
+            && !self.ready.borrow().is_empty()
+        {
+            count += self.run_round();
+        }
+    }
+
+    /// Runs what is ready, at most as much as there was at the beginning. Returns how much that was.
+    fn run_round(&self) -> usize {
         let count = self.ready.borrow().len().min(RUN_MAX);
         for _ in 0..count {
             let next = self.ready.borrow_mut().pop_front();
             match next {
                 Some(Ready::Task(slot)) => self.run_task(slot),
                 Some(Ready::Call(slot)) => self.run_call(slot),
-                None => return,
+                None => break,
             }
         }
+        count
     }
 
     /// Submits, waits if there is nothing to run, and delivers completions.

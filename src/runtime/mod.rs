@@ -1,6 +1,7 @@
 //! Who runs next: the loop, its tasks and wakers, its timers, and the door for other threads.
 
 pub(crate) mod budget;
+pub(crate) mod calls;
 mod cancelling;
 mod clock;
 pub(crate) mod core;
@@ -23,7 +24,6 @@ mod waker;
 pub use event_loop::{Builder, EventLoop};
 pub(crate) use handle::Canceller;
 pub use handle::{LoopHandle, RemoteTask};
-#[allow(unused_imports, reason = "locks come to use it")]
 pub(crate) use inspect::current_task_id;
 pub use inspect::{TaskFactory, TaskInfo, TaskState, TaskTree, all_tasks, current_task, task_tree};
 pub(crate) use task::contain;

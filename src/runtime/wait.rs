@@ -205,14 +205,12 @@ pub(crate) struct Ask<O: Op> {
     pending: Pending<O>,
     entered: Option<Entered>,
     what: What,
-    /// Not asked to end by a cancel.
-    is_borne: bool,
 }
 
 impl<O: Op> Ask<O> {
     #[inline]
     pub(crate) fn new(driver: &Rc<Driver>, op: O, what: What) -> Self {
-        Self { pending: Pending::new(driver, op), entered: None, what, is_borne: false }
+        Self { pending: Pending::new(driver, op), entered: None, what }
     }
 
     /// Whether it was not submitted yet.
@@ -232,16 +230,9 @@ impl<O: Op> Ask<O> {
         self.pending.key()
     }
 
-    #[allow(dead_code, reason = "threads come to use it")]
-    /// For what a cancel must not end: its clean-up, or work that cannot be taken back.
-    pub(crate) fn whatever_is_cancelled(mut self) -> Self {
-        self.is_borne = true;
-        self
-    }
-
     #[inline]
     fn enter(&mut self, cx: &Context<'_>) {
-        if self.entered.is_none() && !self.is_borne && here::is_known(cx.waker(), Some(self.what)) {
+        if self.entered.is_none() && here::is_known(cx.waker(), Some(self.what)) {
             return;
         }
         self.enter_table();
@@ -251,8 +242,7 @@ impl<O: Op> Ask<O> {
         match (&self.entered, self.pending.key()) {
             (Some(entered), _) => entered.core.move_wait(entered.slot),
             (None, Some(key)) => {
-                let act = if self.is_borne { Act::Bear(None) } else { Act::Ask(key) };
-                self.entered = Entered::begin(act, Some(self.what), None);
+                self.entered = Entered::begin(Act::Ask(key), Some(self.what), None);
             }
             (None, None) => {}
         }
@@ -286,7 +276,7 @@ impl<O: Op> Future for Ask<O> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(i32, O)> {
         let this = &mut *self;
-        if here::is_cancelled() && !this.is_borne && ready!(this.poll_cancelled(cx)) {
+        if here::is_cancelled() && ready!(this.poll_cancelled(cx)) {
             return Poll::Ready((-libc::ECANCELED, this.pending.take_back()));
         }
         let polled = Pin::new(&mut this.pending).poll(cx);
