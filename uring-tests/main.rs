@@ -15,6 +15,7 @@ mod faults;
 mod futures;
 mod harness;
 mod load;
+mod names;
 mod ops;
 mod pressure;
 mod processes;

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use proactor::fs::{self, File};
-use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use proactor::net::{self, TcpListener, TcpStream, UnixListener, UnixStream};
 use proactor::thread::to_thread;
 
 use crate::harness::{Cx, Folder, both_drivers, tcp_pair, turns};
@@ -63,6 +63,9 @@ const ALL: &[&str] = &[
     "accept",
     "connect",
     "connect by name",
+    "connect to one of several",
+    "lookup_host",
+    "getnameinfo",
     "unix connect",
     "receive",
     "receive_into",
@@ -109,6 +112,11 @@ fn bare_operation(name: &str, things: Things) -> Operation {
         "connect by name" => Box::pin(async move {
             TcpStream::connect(("localhost", things.tcp.local_addr()?.port())).await.map(drop)
         }),
+        "connect to one of several" => {
+            Box::pin(async move { TcpStream::connect(vec![things.tcp.local_addr()?; 3]).await.map(drop) })
+        }
+        "lookup_host" => Box::pin(async { net::lookup_host("localhost:1").await.map(drop) }),
+        "getnameinfo" => Box::pin(async move { net::getnameinfo(things.tcp.local_addr()?).await.map(drop) }),
         "unix connect" => Box::pin(async move {
             let _listener = things.unix;
             UnixStream::connect(things.keep.folder.path("socket")).await.map(drop)

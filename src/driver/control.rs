@@ -27,6 +27,11 @@ pub(crate) fn stream_socket(domain: Domain, nonblocking: bool) -> io::Result<Own
     Socket::new(domain, stream_type(nonblocking), None).map(OwnedFd::from)
 }
 
+/// Gives a socket its own address.
+pub(crate) fn bind(fd: impl AsFd, address: &SockAddr) -> io::Result<()> {
+    SockRef::from(&fd).bind(address)
+}
+
 /// A listening stream socket.
 pub(crate) fn listen(address: &SockAddr, options: &ListenOptions, nonblocking: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(address.domain(), stream_type(nonblocking), None)?;

@@ -1,12 +1,11 @@
 //! What may be given as an address: numbers, or a name that is looked up off the loop.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
-use std::panic::resume_unwind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::rc::Rc;
 
 use crate::driver::Driver;
-use crate::op;
+use crate::net::names::stream_addresses;
 
 /// Addresses, or a name to look up.
 #[derive(Debug, Clone)]
@@ -98,17 +97,11 @@ impl IntoAddrs for &String {
     }
 }
 
-/// The addresses; a name is looked up in a thread of the pool.
+/// The addresses, at least one; a name is looked up in a thread of the pool.
 pub(crate) async fn resolve(driver: &Rc<Driver>, addrs: Addrs) -> io::Result<Vec<SocketAddr>> {
     let found = match addrs {
         Addrs::Known(found) => found,
-        Addrs::Name(host, port) => {
-            let look_up = move || {
-                let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-                found.map_err(|e| io::Error::new(e.kind(), format!("cannot look up {host}: {e}")))
-            };
-            op::run_in_pool(driver, look_up).await?.unwrap_or_else(|panic| resume_unwind(panic))?
-        }
+        Addrs::Name(host, port) => stream_addresses(driver, host, port).await?,
         Addrs::Invalid(text) => {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

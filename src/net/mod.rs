@@ -1,12 +1,15 @@
-//! TCP and UNIX streams and listeners.
+//! TCP and UNIX streams and listeners, and the names of hosts.
 //!
 //! One type serves both families: [`TcpStream`] is [`Stream<Tcp>`], [`UnixStream`] is [`Stream<Unix>`], and likewise
 //! for listeners. Methods take `&self`; one task may receive while another sends.
 
 mod addrs;
+mod connect;
 mod halves;
 mod inbound;
+mod late;
 mod listener;
+mod names;
 mod outbound;
 mod passed;
 mod serve;
@@ -16,8 +19,13 @@ mod tcp;
 mod unix;
 
 pub use addrs::{Addrs, IntoAddrs};
+pub use connect::{ConnectFailed, ConnectTcp, connect_tcp};
 pub use halves::{ReceiveHalf, SendHalf};
 pub use listener::{Accept, Listener};
+pub use names::{
+    AddrInfo, GetAddrInfo, GetNameInfo, IpVersion, NameError, Service, SocketType, getaddrinfo, getnameinfo,
+    lookup_host,
+};
 pub use passed::{PassedListener, listen_fds};
 pub use serve::{Serve, ServeError};
 pub use stream::{Receive, Stream};

@@ -3,19 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 
-use socket2::{Domain, SockAddr};
+use socket2::SockAddr;
 
-use crate::driver::Driver;
 use crate::driver::control::{self, ListenOptions};
 use crate::net::addrs::{IntoAddrs, resolve};
+use crate::net::connect::{Options, connect};
 use crate::net::{Family, Listener, Stream};
-use crate::op::Descriptor;
-use crate::op::net::Connect;
 use crate::runtime::core;
-use crate::runtime::scope::What;
-use crate::runtime::wait::{Ask, outcome};
 
 /// The family of TCP sockets.
 #[derive(Debug)]
@@ -145,14 +140,14 @@ impl TcpListener {
 }
 
 impl TcpStream {
-    /// Connects to the first of the addresses that answers, trying one after the other. Small messages are sent at
-    /// once (`TCP_NODELAY`), as in asyncio.
+    /// Connects to the first of the addresses that answers; see [`connect_tcp`](crate::net::connect_tcp), which has
+    /// options. Small messages are sent at once (`TCP_NODELAY`), as in asyncio.
     ///
     /// # Cancel safety
     /// *Nothing is lost*: an unfinished connection is closed.
     ///
     /// # Errors
-    /// If there is no such address, or none answers: the last one's error.
+    /// As there.
     ///
     /// # Panics
     /// If no event loop runs on this thread.
@@ -162,21 +157,11 @@ impl TcpStream {
     ///
     /// # References
     /// [connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html)
-    #[doc(alias = "connect_tcp")]
     #[track_caller]
     pub fn connect(addrs: impl IntoAddrs) -> impl Future<Output = io::Result<Self>> {
         let driver = core::current().driver.clone();
         let addrs = addrs.into_addrs();
-        async move {
-            let mut last = None;
-            for address in resolve(&driver, addrs).await? {
-                match connect_one(&driver, address).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = Some(error),
-                }
-            }
-            Err(last.expect("there is at least one address"))
-        }
+        async move { connect(&driver, addrs, Options::default()).await }
     }
 
     /// Whether small messages are sent at once.
@@ -194,17 +179,4 @@ impl TcpStream {
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
         self.with_socket(|socket| socket.set_tcp_nodelay(on))
     }
-}
-
-async fn connect_one(driver: &Rc<Driver>, address: SocketAddr) -> io::Result<TcpStream> {
-    let fd = control::stream_socket(Domain::for_address(address), driver.wants_nonblocking())?;
-    control::options(&fd, |socket| socket.set_tcp_nodelay(true))?;
-    let descriptor = Rc::new(Descriptor::new(driver, fd));
-    let connect = Connect::new(descriptor.clone(), address.into());
-    let (result, op) = Ask::new(driver, connect, What(&"a connection")).await;
-    drop(op);
-    outcome(result)?;
-    Ok(TcpStream::from_descriptor(
-        Rc::into_inner(descriptor).expect("the operation is over, nobody else has it"),
-    ))
 }

@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket;
