@@ -173,7 +173,11 @@ impl<F: Future> Future for Timeout<F> {
             this.sleep.disarm();
             return Poll::Ready(Ok(value));
         }
-        Pin::new(this.sleep).poll(cx).map(|_| Err(TimedOut))
+        match Pin::new(this.sleep).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(TimedOut)),
+            // A cancel is no time-out: the future answers it, at its own final completion.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
     }
 }
 

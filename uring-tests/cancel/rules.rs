@@ -41,6 +41,7 @@ both_drivers!(
     r10_a_group_that_was_cut_short_answers_cancelled,
     r10_a_panic_of_a_child_is_raised_in_the_parent_after_the_others_cleaned_up,
     r10_the_children_of_a_dropped_group_clean_up_alone,
+    a_timeout_in_a_cancelled_scope_waits_for_the_answer_of_its_future,
     r12_a_future_that_outlives_its_loop_hits_nothing_of_the_next,
 );
 
@@ -491,6 +492,28 @@ fn r10_the_children_of_a_dropped_group_clean_up_alone(cx: Cx) {
         yield_now().await;
         drop(group);
         until(|| cleaned.get()).await;
+        Ok::<_, io::Error>(())
+    });
+}
+
+// It answered that its time was over, at once, while the operation was still being cancelled.
+fn a_timeout_in_a_cancelled_scope_waits_for_the_answer_of_its_future(cx: Cx) {
+    cx.run(async {
+        let (a, _b) = tcp_pair().await?;
+        let scope = CancelScope::new();
+        let outcome = scope.run(async {
+            let handle = scope.clone();
+            let receiving = proactor::timeout(Duration::from_secs(3600), a.receive_into(vec![0; 8]));
+            let (received, ()) = join(receiving, async move {
+                turns(2).await;
+                handle.cancel();
+            })
+            .await;
+            let failed = received.expect("no time has passed").expect_err("it was cancelled");
+            assert_eq!(failed.buf.len(), 8, "the buffer came back");
+            Err::<(), _>(failed.error)
+        });
+        assert_eq!(outcome.await?, None);
         Ok::<_, io::Error>(())
     });
 }
