@@ -19,7 +19,7 @@ pub enum Addrs {
     Invalid(String),
 }
 
-/// What can be turned into socket addresses: like [`ToSocketAddrs`] of std, but a look-up does not block the loop.
+/// What can be turned into socket addresses: like [`ToSocketAddrs`](std::net::ToSocketAddrs) of std, but a look-up does not block the loop.
 pub trait IntoAddrs {
     /// The addresses, or what to look up.
     fn into_addrs(self) -> Addrs;
