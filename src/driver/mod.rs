@@ -313,6 +313,21 @@ impl Driver {
         blocking::submit(key, op.call(), &self.inbox);
     }
 
+    /// Whether an operation that ended since a cancel was asked goes on all the same: its future is gone, nobody would
+    /// learn how far it came, and half of it must not stay undone.
+    fn goes_on(&self, key: Key) -> bool {
+        self.table.result(key) == Some(-libc::ECANCELED) && !self.is_closed() && self.outlives_its_future(key)
+    }
+
+    fn outlives_its_future(&self, key: Key) -> bool {
+        self.table.with(key, |op| op.may_repeat() && !op.is_cancelled_by_drop()) == Some(true)
+    }
+
+    fn resume(&self, key: Key) {
+        self.table.reopen(key);
+        self.submit_again(key);
+    }
+
     fn submit_again(&self, key: Key) {
         self.table.with(key, |op| self.submit(op, key));
     }
@@ -470,9 +485,18 @@ impl Driver {
         }
     }
 
-    /// Submits an operation again that was interrupted (C6), or says what its failure is.
+    /// Submits an operation again that was interrupted (C6) or goes on by itself, or says what its failure is.
     #[cold]
     fn repeat(&self, key: Key, answer: Answer) -> Option<Answer> {
+        // The request was taken back, too late for the kernel.
+        if answer.result == -libc::ECANCELED
+            && self.table.state(key) == State::Detached
+            && !self.table.is_cancel_asked(key)
+            && self.outlives_its_future(key)
+        {
+            self.submit_again(key);
+            return None;
+        }
         // The pool repeats an interrupted call by itself; and some operations must not be repeated.
         if !answer.is_interruption()
             || self.table.is_pooled(key)

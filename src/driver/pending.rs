@@ -105,6 +105,7 @@ impl<O: Op> Drop for Pending<O> {
     fn drop(&mut self) {
         let Stage::InFlight(key) = self.stage else { return };
         match self.driver.table.state(key) {
+            State::Done if self.driver.goes_on(key) => self.driver.resume(key),
             State::Done => {
                 // SAFETY: this future inserted it as an `O`, and it is done.
                 let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
@@ -116,8 +117,10 @@ impl<O: Op> Drop for Pending<O> {
             State::Attached => {
                 let cancels = self.driver.table.with(key, |op| op.is_cancelled_by_drop());
                 self.driver.table.detach(key);
-                if cancels == Some(true) {
-                    self.driver.cancel(key);
+                match cancels {
+                    Some(true) => self.driver.cancel(key),
+                    // Nor does a cancel that was asked before: nobody would learn how far it came.
+                    _ => self.driver.table.withdraw_cancel(key),
                 }
             }
             State::Detached | State::Free => {}

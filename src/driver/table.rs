@@ -210,6 +210,28 @@ impl Table {
         slot.state.get() != State::Done && !slot.cancel_asked.replace(true)
     }
 
+    /// Nobody wants it to end any more.
+    pub(crate) fn withdraw_cancel(&self, key: Key) {
+        if let Some(slot) = self.live(key) {
+            slot.cancel_asked.set(false);
+        }
+    }
+
+    /// The result of an operation that is done and whose future is gone.
+    pub(crate) fn result(&self, key: Key) -> Option<i32> {
+        self.live(key).filter(|slot| slot.state.get() == State::Done).map(|slot| slot.result.get())
+    }
+
+    /// An operation that ended goes on, and nobody waits for it.
+    pub(crate) fn reopen(&self, key: Key) {
+        if let Some(slot) = self.live(key) {
+            debug_assert_eq!(slot.state.get(), State::Done);
+            slot.state.set(State::Detached);
+            slot.cancel_asked.set(false);
+            self.in_flight.set(self.in_flight.get() + 1);
+        }
+    }
+
     pub(crate) fn is_cancel_asked(&self, key: Key) -> bool {
         self.live(key).is_some_and(|slot| slot.cancel_asked.get())
     }
