@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::buf::{Chunk, IoBuf, IoBufMut};
 use crate::driver::{Driver, control};
-use crate::error::{Busy, Closed, Failed};
+use crate::error::{Busy, Closed, Failed, MayBeCancelled};
 use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
@@ -227,6 +227,8 @@ impl<F: Family> Stream<F> {
                     drop(turn);
                     Ok(())
                 }
+                // A send is on its way still, and the descriptor in use.
+                Err(error) if error.is_cancelled() => return Err(error),
                 Err(error) => Err(error),
             };
             poll_fn(|cx| self.shared.poll_idle(cx)).await;
