@@ -366,6 +366,8 @@ impl Shared {
         let flushing = &self.outbound.backlog().flushing;
         let known = {
             let mut flushing = flushing.borrow_mut();
+            // Who was woken by a cancel is gone. (It has no waker any more, so nothing runs here.)
+            flushing.retain(Waiter::has_waker);
             flushing.iter().position(|other| other.wakes(cx)).map(|at| flushing.swap_remove(at))
         };
         // Registering clones the waker, which is foreign code.

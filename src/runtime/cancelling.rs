@@ -251,6 +251,10 @@ impl Core {
         self.scopes.borrow().wait_wakes(slot, waker)
     }
 
+    pub(crate) fn wait_has_waker(&self, slot: u32) -> bool {
+        self.scopes.borrow().wait_has_waker(slot)
+    }
+
     /// A wait is polled again, perhaps in another scope.
     #[inline]
     pub(crate) fn move_wait(&self, slot: u32) {

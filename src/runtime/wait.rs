@@ -96,7 +96,7 @@ impl Waiter {
         self.enter(cx, Act::Wake, Some(what));
     }
 
-    /// As `register`, for a wait that no cancel ends; it sets the flag.
+    /// As `register_for`, for a wait that a cancel wakes, but does not end; it sets the flag.
     pub(crate) fn register_uncancelled(&self, cx: &Context<'_>, what: What, flag: Option<Arc<AtomicBool>>) {
         self.enter(cx, Act::Bear(flag), Some(what));
     }
@@ -160,6 +160,18 @@ impl Waiter {
         };
         self.place.set(place);
         wakes
+    }
+
+    /// Whether somebody would be woken.
+    pub(crate) fn has_waker(&self) -> bool {
+        let place = self.place.take();
+        let has = match &place {
+            Place::Nobody => false,
+            Place::Loop(entered) => entered.core.wait_has_waker(entered.slot),
+            Place::Here(_) => true,
+        };
+        self.place.set(place);
+        has
     }
 
     /// Takes the waker, to be woken when nothing is borrowed.

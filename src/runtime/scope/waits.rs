@@ -58,6 +58,10 @@ impl Scopes {
         self.waits[slot as usize].waker.as_ref().is_some_and(|old| old.will_wake(waker))
     }
 
+    pub(crate) fn wait_has_waker(&self, slot: u32) -> bool {
+        self.waits[slot as usize].waker.is_some()
+    }
+
     /// The waker of a wait; returns the one to drop.
     #[inline]
     pub(crate) fn set_wait_waker(&mut self, slot: u32, waker: Waker) -> Option<Waker> {
