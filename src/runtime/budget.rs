@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
+use crate::runtime::here::{self, PutOff};
+
 /// Ready answers per poll of a task.
 const PER_POLL: u32 = 128;
 
@@ -28,6 +30,7 @@ pub(crate) fn spend(cx: &Context<'_>) -> Poll<()> {
     if has_some {
         return Poll::Ready(());
     }
+    here::put_off(PutOff::Wait);
     cx.waker().wake_by_ref();
     Poll::Pending
 }

@@ -22,11 +22,21 @@ struct State {
     cancelled: bool,
     /// The task has had its answer in this poll.
     answered: bool,
-    /// A wait was put off to a later turn, for that reason.
-    put_off: bool,
+    /// What put this body off to a later turn, and woke it already.
+    put_off: PutOff,
 }
 
-const CALM: State = State { cancelled: false, answered: false, put_off: false };
+/// What of ours put a body off.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PutOff {
+    Nothing,
+    /// It lets others run.
+    Yield,
+    /// A wait, which will be answered then.
+    Wait,
+}
+
+const CALM: State = State { cancelled: false, answered: false, put_off: PutOff::Nothing };
 
 struct Here {
     /// The loop of this thread; only compared.
@@ -117,16 +127,26 @@ impl Here {
 pub(crate) fn may_answer() -> bool {
     HERE.with(|here| {
         let state = here.state.get();
-        here.state.set(State { answered: true, put_off: state.put_off || state.answered, ..state });
+        let put_off = if state.answered { PutOff::Wait } else { state.put_off };
+        here.state.set(State { answered: true, put_off, ..state });
         !state.answered
     })
 }
 
-/// Whether a wait was put off since the last call.
-pub(crate) fn was_put_off() -> bool {
+/// The body is put off to a later turn, and woken already: it does not wait for something foreign.
+#[inline]
+pub(crate) fn put_off(by: PutOff) {
     HERE.with(|here| {
         let state = here.state.get();
-        here.state.set(State { put_off: false, ..state });
+        here.state.set(State { put_off: state.put_off.max(by), ..state });
+    });
+}
+
+/// What put this body off since the last call.
+pub(crate) fn take_put_off() -> PutOff {
+    HERE.with(|here| {
+        let state = here.state.get();
+        here.state.set(State { put_off: PutOff::Nothing, ..state });
         state.put_off
     })
 }
@@ -164,8 +184,13 @@ pub(crate) fn enter_scope(core: &Core, scope: u32) -> InScope {
     HERE.with(|here| {
         let (place, state) = (here.place.get(), here.state.get());
         here.place.set(Place { scope, ..place });
-        here.state.set(State { cancelled, ..state });
-        InScope { scope: place.scope, cancelled: state.cancelled, changes: here.changes.get() }
+        here.state.set(State { cancelled, put_off: PutOff::Nothing, ..state });
+        InScope {
+            scope: place.scope,
+            cancelled: state.cancelled,
+            put_off: state.put_off,
+            changes: here.changes.get(),
+        }
     })
 }
 
@@ -173,6 +198,7 @@ pub(crate) fn enter_scope(core: &Core, scope: u32) -> InScope {
 pub(crate) struct InScope {
     scope: u32,
     cancelled: bool,
+    put_off: PutOff,
     changes: u32,
 }
 
@@ -181,6 +207,7 @@ impl Drop for InScope {
     fn drop(&mut self) {
         HERE.with(|here| {
             here.place.set(Place { scope: self.scope, ..here.place.get() });
+            here.state.set(State { put_off: self.put_off, ..here.state.get() });
             if here.changes.get() == self.changes {
                 here.set_cancelled(self.cancelled);
             } else {

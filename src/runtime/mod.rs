@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use crate::driver::Metrics;
 use crate::op::Nop;
+use crate::runtime::here::PutOff;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, outcome};
 
@@ -134,6 +135,7 @@ impl Future for YieldNow {
         if std::mem::replace(&mut self.yielded, true) {
             return Poll::Ready(());
         }
+        here::put_off(PutOff::Yield);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

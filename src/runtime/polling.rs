@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::runtime::core::Core;
-use crate::runtime::here;
+use crate::runtime::here::{self, PutOff};
 use crate::runtime::scope::Moves;
 
 /// So many polls in a row a body may ask for by itself, without a wait of ours in between.
@@ -127,7 +127,8 @@ fn poll_cancelled<T>(
             return Polled::Ready(value);
         }
         // Not cancelled any more, or a wait of ours will move it: no suspicion.
-        if !here::is_cancelled() || here::was_put_off() {
+        let put_off = here::take_put_off();
+        if !here::is_cancelled() || put_off == PutOff::Wait {
             suspicion.0 = None;
             return Polled::Pending;
         }
@@ -144,12 +145,16 @@ fn poll_cancelled<T>(
             }
         }
         match &mut suspicion.0 {
-            None => suspicion.0 = Some(Suspect::new(cx)),
-            Some(suspect) if suspect.was_woken() && suspect.turns < TURNS_MAX => {
-                suspect.turns += 1;
-                return Polled::Pending;
+            // It was woken by a yield of ours: then it is its turn later, not now.
+            None if put_off == PutOff::Yield => suspicion.0 = Some(Suspect::new(cx)),
+            // Polled once more, at once.
+            None => {
+                suspicion.0 = Some(Suspect::new(cx));
+                continue;
             }
+            Some(suspect) if suspect.was_woken() && suspect.turns < TURNS_MAX => suspect.turns += 1,
             Some(_) => return Polled::Foreign,
         }
+        return Polled::Pending;
     }
 }
