@@ -110,7 +110,11 @@ impl<E: MayBeCancelled + 'static> TaskGroup<E> {
         let core = self.shared.scope.core();
         let task = task::new_with(child, core.new_info(spawned_at), ending);
         self.shared.live.set(self.shared.live.get() + 1);
-        core.start(task.clone(), self.shared.scope.slot());
+        if core.closed.get() {
+            task.abort();
+        } else {
+            core.start(task.clone(), self.shared.scope.slot());
+        }
         Child { core: core.clone(), task }
     }
 
@@ -166,7 +170,9 @@ impl<E: MayBeCancelled + 'static> TaskGroup<E> {
             let ending = StartEnding { group: self.shared.clone(), starting: starting.clone() };
             let status = TaskStatus { starting: starting.clone() };
             let child = self.spawn(async move { child(status).await }, ending, spawned_at);
-            let mut guard = StartGuard { child: Some(child), was_cancelled: Cell::new(false), starting };
+            let group = &*self.shared;
+            let mut guard =
+                StartGuard { group, child: Some(child), was_cancelled: Cell::new(false), starting };
             let outcome = poll_fn(|cx| guard.poll(cx)).await;
             guard.child = None;
             outcome
@@ -312,14 +318,15 @@ impl<T, E: MayBeCancelled> Ending<Result<(), E>> for StartEnding<T, E> {
     }
 }
 
-struct StartGuard<T, E> {
+struct StartGuard<'a, T, E: MayBeCancelled> {
+    group: &'a Shared<E>,
     /// Until the answer is there.
     child: Option<Child>,
     was_cancelled: Cell<bool>,
     starting: Rc<Starting<T, E>>,
 }
 
-impl<T, E: MayBeCancelled + From<io::Error>> StartGuard<T, E> {
+impl<T, E: MayBeCancelled + From<io::Error>> StartGuard<'_, T, E> {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<T, E>> {
         match self.starting.state.replace(Start::Over) {
             Start::Waits => self.starting.state.set(Start::Waits),
@@ -340,10 +347,15 @@ impl<T, E: MayBeCancelled + From<io::Error>> StartGuard<T, E> {
     }
 }
 
-impl<T, E> Drop for StartGuard<T, E> {
+impl<T, E: MayBeCancelled> Drop for StartGuard<'_, T, E> {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            child.cancel("whoever waited for its start is gone");
+        let Some(child) = self.child.take() else { return };
+        child.cancel("whoever waited for its start is gone");
+        // What it fails with now, or failed with already, concerns the group.
+        match self.starting.state.replace(Start::Over) {
+            Start::Failed(error) => self.group.child_failed(error),
+            Start::Panicked(panic) => self.group.panicked(panic),
+            Start::Waits | Start::Started(_) | Start::Over => {}
         }
     }
 }
@@ -435,9 +447,16 @@ where
     let over = Over(shared);
     let (ended, _) = poll_fn(|cx| inside.as_mut().poll_body(cx)).await;
     let mut value = None;
+    // The body failed with a cancellation that is none of this group: what a task gave that was cancelled, say.
+    let mut is_stray = false;
     match ended {
         Ended::Returned(Ok(Ok(output))) => value = Some(output),
-        Ended::Returned(Ok(Err(error))) if error.is_cancelled() => {}
+        Ended::Returned(Ok(Err(error))) if error.is_cancelled() => {
+            is_stray = !shared.scope.core().is_cancelled(shared.scope.slot());
+            if is_stray {
+                shared.scope.cancel();
+            }
+        }
         Ended::Returned(Ok(Err(error))) => shared.failed(error),
         Ended::Returned(Err(panic)) => shared.panicked(panic),
         Ended::Dropped => {}
@@ -465,7 +484,7 @@ where
         return Err(ErrorGroup::new(errors));
     }
     match (value, answer) {
-        (None, Some(_)) if catches => {
+        (None, Some(_)) if catches && !is_stray => {
             core.set_caught(slot);
             Ok(None)
         }

@@ -31,7 +31,7 @@ pub(crate) enum Act {
     Wake,
     /// Asks the kernel to cancel the operation; the wait is answered at its completion.
     Ask(Key),
-    /// Nothing but setting a flag, if there is one: it ends when it ends.
+    /// Sets the flag, if there is one, and wakes it too, since it may want to know; but it ends when it ends.
     Bear(Option<Arc<AtomicBool>>),
 }
 
@@ -227,7 +227,7 @@ impl Scopes {
         self.refresh(slot, effects);
     }
 
-    /// Takes a scope out of the tree. What outlives it, scopes and waits, passes to its parent; children of a cancelled
+    /// Takes a scope out of the tree. What outlives it, scopes and waits, passes to its parent; the tasks of a cancelled
     /// group stay cancelled.
     pub(crate) fn leave(&mut self, slot: u32, effects: &mut Effects) {
         let (parent, effective) = (self.scope(slot).parent, self.scope(slot).effective);
@@ -235,7 +235,7 @@ impl Scopes {
         while self.scope(slot).first_child != NONE {
             let child = self.scope(slot).first_child;
             self.detach(child, effects);
-            if effective && !self.scope(child).shield {
+            if effective && !self.is_inner(child) {
                 self.scope_mut(child).asked += 1;
             }
             self.attach(child, parent);
@@ -364,10 +364,12 @@ impl Scopes {
     fn cancel_wait(&mut self, slot: u32, effects: &mut Effects) {
         let wait = &mut self.waits[slot as usize];
         match &wait.act {
-            Act::Wake => effects.wakers.extend(wait.waker.take()),
+            Act::Wake | Act::Bear(None) => effects.wakers.extend(wait.waker.take()),
+            Act::Bear(Some(flag)) => {
+                flag.store(true, Ordering::Release);
+                effects.wakers.extend(wait.waker.take());
+            }
             Act::Ask(key) => effects.operations.push(*key),
-            Act::Bear(Some(flag)) => flag.store(true, Ordering::Release),
-            Act::Bear(None) => {}
         }
     }
 
