@@ -77,6 +77,25 @@ impl Sleep {
         self.at
     }
 
+    /// Whether it is due, whatever is cancelled; else the task of `cx` is woken then.
+    fn poll_due(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_due() || self.core.closed.get() {
+            self.timer = None;
+            self.waiter.clear();
+            return Poll::Ready(());
+        }
+        // The past too takes a turn of the loop, so that sleeping in a loop starves nobody.
+        let wait = self.waiter.register_in(&self.core, cx, SLEEP);
+        if let (None, Some(at)) = (self.timer, self.at) {
+            self.timer = Some(self.core.insert_timer(at, wait));
+        }
+        Poll::Pending
+    }
+
+    fn is_due(&self) -> bool {
+        self.timer.is_some_and(|timer| !self.core.is_timer_armed(timer))
+    }
+
     fn disarm(&mut self) {
         if let Some(timer) = self.timer.take() {
             self.core.cancel_timer(timer);
@@ -92,23 +111,13 @@ impl Future for Sleep {
         if self.core.closed.get() {
             return Poll::Ready(Err(Cancelled::with_message("the event loop is closed")));
         }
-        if let Some(timer) = self.timer
-            && !self.core.is_timer_armed(timer)
+        if !self.is_due()
+            && let Err(cancelled) = ready!(check(cx))
         {
-            self.timer = None;
-            self.waiter.clear();
-            return Poll::Ready(Ok(()));
-        }
-        if let Err(cancelled) = ready!(check(cx)) {
             self.disarm();
             return Poll::Ready(Err(cancelled));
         }
-        // The past too takes a turn of the loop, so that sleeping in a loop starves nobody.
-        let wait = self.waiter.register_in(&self.core, cx, SLEEP);
-        if let (None, Some(at)) = (self.timer, self.at) {
-            self.timer = Some(self.core.insert_timer(at, wait));
-        }
-        Poll::Pending
+        self.poll_due(cx).map(Ok)
     }
 }
 
@@ -125,7 +134,7 @@ impl fmt::Debug for Sleep {
 }
 
 /// Gives `future` at most `limit`; then drops it and completes with [`TimedOut`]. A result that is there at the same
-/// time wins.
+/// time wins. A cancel is no timeout: it reaches what `future` waits for.
 ///
 /// # Cancel safety
 /// As that of `future`. Dropping a future of this crate is always safe; its own page says what it means.
@@ -173,11 +182,8 @@ impl<F: Future> Future for Timeout<F> {
             this.sleep.disarm();
             return Poll::Ready(Ok(value));
         }
-        match Pin::new(this.sleep).poll(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(TimedOut)),
-            // A cancel is no time-out: the future answers it, at its own final completion.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
-        }
+        // Not as a sleep: where the scope is cancelled, it is the future that answers.
+        this.sleep.poll_due(cx).map(|()| Err(TimedOut))
     }
 }
 
