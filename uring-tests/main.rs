@@ -22,6 +22,7 @@ mod processes;
 mod regressions;
 mod serving;
 mod shutdown;
+mod storm;
 mod streams;
 mod sync;
 mod tasks;

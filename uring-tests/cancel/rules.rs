@@ -13,7 +13,7 @@ use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
 use proactor::cancel::{CancelScope, checkpoint, move_on_after, shielded, sleep_forever, task_group};
 use proactor::net::{TcpListener, UnixStream};
-use proactor::{Cancelled, JoinError, sleep, spawn, yield_now};
+use proactor::{Cancelled, JoinError, MayBeCancelled, sleep, spawn, yield_now};
 
 use crate::cancel::{ForeignFlag, OnDrop};
 use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
@@ -37,6 +37,8 @@ both_drivers!(
     r07_a_scope_catches_only_its_own_cancellation,
     r07_joining_a_cancelled_task_is_no_cancellation,
     r07_the_wait_for_a_task_is_cancelled_and_the_task_goes_on,
+    r08_an_operation_that_is_awaited_in_a_cancelled_scope_is_asked_to_end,
+    r08_an_operation_that_was_asked_to_end_answers_elsewhere_too,
     r09_a_task_that_was_cancelled_early_runs_to_its_first_wait,
     r10_a_group_that_was_cut_short_answers_cancelled,
     r10_a_panic_of_a_child_is_raised_in_the_parent_after_the_others_cleaned_up,
@@ -413,6 +415,40 @@ fn r07_the_wait_for_a_task_is_cancelled_and_the_task_goes_on(cx: Cx) {
         });
         assert_eq!(outcome.await?, None);
         assert_eq!(task.await?, 5);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn r08_an_operation_that_is_awaited_in_a_cancelled_scope_is_asked_to_end(cx: Cx) {
+    cx.run(async {
+        let (a, _b) = tcp_pair().await?;
+        let mut receive = Box::pin(a.receive_into(vec![0; 8]));
+        assert!(receive.as_mut().now_or_never().is_none());
+        turns(2).await;
+        let scope = CancelScope::new();
+        scope.cancel_with("its new home");
+        let outcome = scope.run(async {
+            let failed = receive.as_mut().await.expect_err("cancelled");
+            assert_eq!(failed.error.to_string(), "cancelled: its new home");
+            Err::<(), io::Error>(failed.into())
+        });
+        assert_eq!(outcome.await?, None);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn r08_an_operation_that_was_asked_to_end_answers_elsewhere_too(cx: Cx) {
+    cx.run(async {
+        let (a, _b) = tcp_pair().await?;
+        let mut receive = Box::pin(a.receive_into(vec![0; 8]));
+        let scope = CancelScope::new();
+        let outcome = scope.run(async {
+            assert!(receive.as_mut().now_or_never().is_none());
+            scope.cancel();
+            Ok::<_, Cancelled>(())
+        });
+        assert_eq!(outcome.await, Ok(Some(())));
+        assert!(receive.await.expect_err("it was asked").error.is_cancelled());
         Ok::<_, io::Error>(())
     });
 }
