@@ -355,8 +355,13 @@ fn an_idle_worker_that_died_is_replaced_unnoticed(cx: Cx) {
         let first = pid().await?;
         kill(first);
         // It is not reaped before somebody asks for it, and cannot answer any more as soon as it is a zombie.
-        let state = format!("/proc/{first}/stat");
-        until(|| std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") Z "))).await;
+        // (The first of its threads is one before the others are gone.)
+        let (state, threads) = (format!("/proc/{first}/stat"), format!("/proc/{first}/task"));
+        until(|| {
+            std::fs::read_to_string(&state).is_ok_and(|state| state.contains(") Z "))
+                && std::fs::read_dir(&threads).is_ok_and(|threads| threads.count() == 1)
+        })
+        .await;
         assert_ne!(pid().await?, first);
         assert!(is_gone(first));
         Ok(())
