@@ -9,7 +9,7 @@ mod halves;
 mod inbound;
 mod late;
 mod listener;
-mod names;
+pub(crate) mod names;
 mod outbound;
 mod passed;
 mod serve;

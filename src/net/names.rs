@@ -290,7 +290,7 @@ async fn look_up(
 }
 
 /// The name as the resolver takes it; `None` if it cannot be one.
-fn to_ascii(host: String) -> Option<String> {
+pub(crate) fn to_ascii(host: String) -> Option<String> {
     if host.is_ascii() {
         return Some(host);
     }
@@ -300,7 +300,7 @@ fn to_ascii(host: String) -> Option<String> {
 }
 
 /// Asks in a thread. In a cancelled scope the answer is not waited for.
-async fn in_pool<T: Send + 'static>(
+pub(crate) async fn in_pool<T: Send + 'static>(
     driver: &Rc<Driver>,
     what: What,
     ask: impl FnOnce() -> T + Send + 'static,
