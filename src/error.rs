@@ -253,6 +253,26 @@ impl<T, E: Into<io::Error>> From<Unsent<T, E>> for io::Error {
     }
 }
 
+/// The kernel cannot send this file to this stream by itself, and a fallback was not wanted.
+#[doc(alias = "SendfileNotAvailableError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the kernel cannot send this file to this stream by itself: {}", io::Error::from_raw_os_error(*.errno))]
+#[non_exhaustive]
+pub struct SendfileNotAvailable {
+    errno: i32,
+}
+
+impl SendfileNotAvailable {
+    pub(crate) fn new(errno: i32) -> Self {
+        Self { errno }
+    }
+
+    /// What the kernel said.
+    pub fn os_error(&self) -> io::Error {
+        io::Error::from_raw_os_error(self.errno)
+    }
+}
+
 /// A worker process ended before it had a result: it crashed, or was killed.
 #[doc(alias = "BrokenWorkerProcess")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -420,6 +440,7 @@ into_io_error! {
     EndOfStream => UnexpectedEof,
     Broken => BrokenPipe,
     Unbalanced => InvalidInput,
+    SendfileNotAvailable => Unsupported,
 }
 
 impl From<JoinError> for io::Error {

@@ -11,6 +11,7 @@
 //! | `InvalidStateError` | [`InvalidState`](crate::future::InvalidState), [`FutureError::NotDone`](crate::future::FutureError::NotDone) |
 //! | `QueueEmpty`, `QueueFull`, `WouldBlock` | [`WouldBlock`](crate::WouldBlock) |
 //! | `EndOfStream`, `ClosedResourceError`, `BrokenResourceError`, `BusyResourceError` | [`EndOfStream`](crate::EndOfStream), [`Closed`](crate::Closed), [`Broken`](crate::Broken), [`Busy`](crate::Busy) |
+//! | `SendfileNotAvailableError` | [`SendfileNotAvailable`](crate::SendfileNotAvailable) |
 //! | `ExceptionGroup` | [`ErrorGroup`](crate::cancel::ErrorGroup) |
 //!
 //! # The loop
@@ -66,3 +67,8 @@
 //! | `ResourceGuard` | [`ResourceGuard`](crate::sync::ResourceGuard) |
 //! | `Queue`, `LifoQueue`, `PriorityQueue` | [`Queue`](crate::sync::Queue) |
 //! | `create_memory_object_stream` | [`memory_object_stream`](crate::stream::memory_object_stream) |
+//!
+//! # Sending files
+//! | asyncio | here |
+//! |---|---|
+//! | `loop.sendfile`, `loop.sock_sendfile`, with `offset`, `count`, `fallback` | [`send_file`](crate::net::Stream::send_file), [`offset`](crate::net::SendFile::offset), [`count`](crate::net::SendFile::count), [`fallback`](crate::net::SendFile::fallback) |

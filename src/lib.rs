@@ -28,8 +28,8 @@ pub mod thread;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{
-    Broken, BrokenWorker, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, MayBeCancelled, TimedOut,
-    Unbalanced, Unsent, WorkerPanicked, WouldBlock,
+    Broken, BrokenWorker, Busy, Cancelled, Closed, EndOfStream, Failed, JoinError, MayBeCancelled,
+    SendfileNotAvailable, TimedOut, Unbalanced, Unsent, WorkerPanicked, WouldBlock,
 };
 pub use runtime::{
     Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskFactory, TaskId, TaskInfo,

@@ -314,8 +314,14 @@ fn cpu_time() -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
+/// Makes the kernel forget what it has cached of a file, as far as that is on the disk.
+pub(crate) fn forget_cached(fd: std::os::fd::RawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// Takes every descriptor that this process may still have.
-fn take_all_descriptors() -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn take_all_descriptors() -> io::Result<Vec<OwnedFd>> {
     let limit = libc::rlimit { rlim_cur: 200, rlim_max: 200 };
     // SAFETY: `limit` lives through the call.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };

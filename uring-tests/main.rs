@@ -20,6 +20,7 @@ mod ops;
 mod pressure;
 mod processes;
 mod regressions;
+mod send_file;
 mod serving;
 mod shutdown;
 mod storm;

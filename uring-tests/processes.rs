@@ -58,6 +58,7 @@ fn in_a_child() {
     let done = match task {
         "no-threads" => no_threads(cx),
         "fork" => fork(cx),
+        "send-file-without-pipes" => crate::send_file::without_pipes(cx),
         "thread-local" => thread_local(cx),
         "threads-max" => threads_max(cx),
         "listen-fds" => wrong_listen_fds(cx),

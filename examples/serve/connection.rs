@@ -21,8 +21,8 @@ const STALL_TIME: Duration = Duration::from_secs(30);
 /// How long, and for how many bytes, a peer is listened to that has been told that the connection closes.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
-/// A file is read and sent in pieces of this size.
-const PIECE: usize = 128 * 1024;
+/// Up to this size a file is sent together with its head.
+const SMALL: u64 = 64 * 1024;
 
 /// What all connections share.
 pub(crate) struct Connections {
@@ -138,7 +138,7 @@ async fn send(stream: &TcpStream, response: Response, method: Method, keep_alive
     Ok(())
 }
 
-/// Sends the head together with the first piece of the file, then piece after piece through the same buffer.
+/// Sends a small file together with the head, through memory; what is bigger goes from the file to the socket.
 async fn send_file(
     stream: &TcpStream,
     head: Vec<u8>,
@@ -146,31 +146,28 @@ async fn send_file(
     start: u64,
     length: u64,
 ) -> io::Result<()> {
-    let end = start + length;
-    let mut at = start;
-    let mut head = Some(head);
-    let mut buf = Vec::with_capacity(PIECE.min(usize::try_from(length).unwrap_or(PIECE)));
+    if length <= SMALL {
+        let body = Vec::with_capacity(length as usize);
+        let (count, mut body) = file.read_at(body, start).await?;
+        body.truncate(length as usize);
+        unless_stalled(stream.send_vectored(vec![head, body])).await??;
+        return if count as u64 >= length { Ok(()) } else { Err(shortened()) };
+    }
+    let _ = stream.write(head)?;
+    let mut sending = stream.send_file(file).offset(start).count(length);
     loop {
-        let (count, mut piece) = file.read_at(buf, at).await?;
-        if count == 0 {
-            // The length has been promised: all that is left is to break off.
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "a file became shorter while it was sent",
-            ));
-        }
-        piece.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
-        at += piece.len() as u64;
-        buf = match head.take() {
-            Some(head) => {
-                unless_stalled(stream.send_vectored(vec![head, piece])).await??.pop().unwrap_or_default()
-            }
-            None => unless_stalled(stream.send(piece)).await??,
-        };
-        if at == end {
-            return Ok(());
+        let before = sending.sent();
+        match timeout(STALL_TIME, &mut sending).await {
+            Ok(sent) => return if sent? == length { Ok(()) } else { Err(shortened()) },
+            Err(_) if sending.sent() == before => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {}
         }
     }
+}
+
+/// The length has been promised: all that is left is to break off.
+fn shortened() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter while it was sent")
 }
 
 /// A send that may take `STALL_TIME`.

@@ -27,8 +27,10 @@ mod close;
 pub(crate) mod control;
 mod epoll;
 mod metrics;
+mod operation;
 mod pending;
 mod probe;
+pub(crate) mod relays;
 mod report;
 mod table;
 mod uring;
@@ -44,95 +46,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::squeue::Entry;
-
 use crate::buf::Pool;
 use crate::sys::fork;
 pub(crate) use aftermath::Aftermath;
 use aftermath::Panics;
 use alarm::Alarm;
 pub(crate) use answer::{Answer, Attempt};
-use blocking::{Call, Inbox};
+use blocking::Inbox;
 pub(crate) use close::Close;
+pub(crate) use operation::{Op, Route, Step};
 pub(crate) use pending::Pending;
 pub(crate) use probe::Features;
+use relays::Relays;
 pub(crate) use table::Key;
 use table::{State, Table};
 pub(crate) use uring::BUFFER_GROUP;
-
-/// Where an operation waits on the epoll driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// Until the descriptor can be read.
-    Readable(i32),
-    /// Until the descriptor can be written.
-    Writable(i32),
-    /// Nowhere: the first attempt ends it.
-    Now,
-    /// In a thread of the pool.
-    Pool,
-}
-
-/// What an operation makes of a completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// It goes on by itself.
-    More,
-    /// It goes on by itself, and shall be cancelled: its resource has enough for now.
-    Stop,
-    /// It has to be submitted again: it has not done all yet.
-    Again,
-    /// It is over, with this result.
-    Done(i32),
-}
-
-/// One request to the kernel, described once, with both faces side by side.
-///
-/// It lives in the in-flight table from submission to final completion and does not move there, so it may hand out
-/// addresses of its own fields. None of its functions may use its own [`Key`].
-pub(crate) trait Op: 'static {
-    /// For the ring: the submission; `None` if the kernel has no such operation, then `call` is used.
-    fn prepare(&mut self, features: &Features) -> Option<Entry>;
-
-    /// For epoll: where to wait.
-    fn route(&self) -> Route;
-
-    /// For epoll: one try that does not block.
-    fn attempt(&mut self) -> Attempt {
-        Attempt::Complete(Answer::once(-libc::ENOSYS))
-    }
-
-    /// For the pool: the call.
-    fn call(&mut self) -> Call {
-        Call::Run(Box::new(|| ()))
-    }
-
-    /// A completion came.
-    fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
-        let _ = after;
-        Step::Done(answer.result)
-    }
-
-    /// It ended with `result`, and no future will fetch that: its resource takes what it brought.
-    fn settle(&mut self, result: i32, after: &mut Aftermath) {
-        let _ = (result, after);
-    }
-
-    /// Whether it has done nothing if it was interrupted, so that it is submitted again.
-    fn may_repeat(&self) -> bool {
-        true
-    }
-
-    /// Whether a thread that is at it may be left alone: it uses nothing of the operation.
-    fn may_abandon(&self) -> bool {
-        false
-    }
-
-    /// Whether dropping the future that waits for it asks to cancel it. If not, it goes on unwatched.
-    fn is_cancelled_by_drop(&self) -> bool {
-        true
-    }
-}
 
 /// How long `poll` may wait.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +94,7 @@ pub(crate) struct Driver {
     report: Arc<DriverReport>,
     nonblocking: bool,
     pool: Rc<Pool>,
+    relays: Relays,
     inbox: Arc<Inbox>,
     alarm: &'static Alarm,
     /// Reused from turn to turn.
@@ -178,6 +107,9 @@ pub(crate) struct Driver {
 
 /// The most completions that one `poll` delivers (C10).
 const BATCH_MAX: usize = 1024;
+
+/// How often an operation is tried before it waits for its turn.
+const TRIES_MAX: usize = 16;
 
 /// However slowly the completions come at shutdown, after so many times the limit it is over.
 const DRAINS_MAX: u32 = 10;
@@ -201,6 +133,7 @@ impl Driver {
             nonblocking: report.driver() == DriverKind::Epoll,
             report: Arc::new(report),
             pool,
+            relays: Relays::default(),
             inbox,
             alarm,
             batch: Cell::default(),
@@ -217,6 +150,10 @@ impl Driver {
 
     pub(crate) fn pool(&self) -> &Rc<Pool> {
         &self.pool
+    }
+
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.relays
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -309,7 +246,7 @@ impl Driver {
                 }
             }
         }
-        self.table.set_pooled(key);
+        self.table.set_pooled(key, true);
         blocking::submit(key, op.call(), &self.inbox);
     }
 
@@ -329,16 +266,18 @@ impl Driver {
     }
 
     fn submit_again(&self, key: Key) {
+        self.table.set_pooled(key, false);
         self.table.with(key, |op| self.submit(op, key));
     }
 
-    /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table.
+    /// Tries an operation without accepting it: what the epoll driver can answer at once never enters the table. A
+    /// bounded number of times: a peer that is as fast as we are must not keep the loop (C10).
     fn try_now<O: Op>(&self, op: &mut O) -> Option<i32> {
-        loop {
+        for _ in 0..TRIES_MAX {
             let route = op.route();
             let may_try = match &mut *self.backend.borrow_mut() {
                 Backend::Epoll(epoll) => epoll.may_try(route),
-                Backend::Uring(_) => false,
+                Backend::Uring(_) => op.is_tried_first(),
             };
             if !may_try {
                 return None;
@@ -362,6 +301,7 @@ impl Driver {
                 Attempt::Later => {}
             }
         }
+        None
     }
 
     /// Asks to cancel one operation (C5).
@@ -507,6 +447,7 @@ impl Driver {
         if self.table.is_cancel_asked(key) {
             return Some(Answer::once(-libc::ECANCELED));
         }
+        self.table.with(key, |op| op.interrupted());
         self.submit_again(key);
         None
     }
@@ -568,6 +509,7 @@ impl Driver {
             std::mem::forget(self.clone());
             return left;
         }
+        self.relays.close_down();
         match &mut *self.backend.borrow_mut() {
             Backend::Uring(uring) => uring.close_down(),
             Backend::Epoll(epoll) => epoll.close_down(),

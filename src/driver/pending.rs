@@ -71,7 +71,7 @@ impl<O: Op> Future for Pending<O> {
             Stage::New(op) => {
                 let result = if this.driver.is_closed() {
                     Some(-libc::ECANCELED)
-                } else if this.driver.wants_nonblocking() {
+                } else if this.driver.wants_nonblocking() || op.is_tried_first() {
                     this.driver.try_now(op)
                 } else {
                     None

@@ -236,9 +236,9 @@ impl Table {
         self.live(key).is_some_and(|slot| slot.cancel_asked.get())
     }
 
-    pub(crate) fn set_pooled(&self, key: Key) {
+    pub(crate) fn set_pooled(&self, key: Key, pooled: bool) {
         if let Some(slot) = self.live(key) {
-            slot.pooled.set(true);
+            slot.pooled.set(pooled);
         }
     }
 

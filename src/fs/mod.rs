@@ -104,6 +104,11 @@ impl File {
         Self { descriptor: Rc::new(descriptor) }
     }
 
+    /// What operations on the file hold.
+    pub(crate) fn descriptor(&self) -> Rc<Descriptor> {
+        self.descriptor.clone()
+    }
+
     /// Reads at `offset` into `buf`, from its start; completes with the number of bytes and `buf`. 0 at the end of the
     /// file; it may be less than fits.
     ///

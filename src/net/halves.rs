@@ -20,7 +20,7 @@ macro_rules! half {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         pub struct $name<F: Family> {
-            shared: Rc<Shared>,
+            pub(crate) shared: Rc<Shared>,
             family: PhantomData<F>,
         }
 

@@ -12,6 +12,7 @@ mod listener;
 pub(crate) mod names;
 mod outbound;
 mod passed;
+mod send_file;
 mod serve;
 mod shared;
 mod stream;
@@ -27,6 +28,7 @@ pub use names::{
     lookup_host,
 };
 pub use passed::{PassedListener, listen_fds};
+pub use send_file::{FileSource, SendFile};
 pub use serve::{Serve, ServeError};
 pub use stream::{Receive, Stream};
 pub use tcp::{Tcp, TcpListener, TcpListenerBuilder, TcpStream};

@@ -21,6 +21,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::driver::blocking::Call;
+use crate::driver::control;
 use crate::driver::{Answer, Attempt, Close, Driver, Features, Op, Pending, Route};
 use crate::error::Closed;
 use crate::sys::{file, socket};
@@ -31,12 +32,15 @@ pub(crate) struct Descriptor {
     number: RawFd,
     driver: Rc<Driver>,
     lingers: Cell<bool>,
+    /// It was made non-blocking, for operations that need it.
+    nonblocking: Cell<bool>,
 }
 
 impl Descriptor {
     pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
         let number = fd.as_raw_fd();
-        Self { fd: Cell::new(Some(fd)), number, driver: driver.clone(), lingers: Cell::new(false) }
+        let (lingers, nonblocking) = (Cell::new(false), Cell::new(driver.wants_nonblocking()));
+        Self { fd: Cell::new(Some(fd)), number, driver: driver.clone(), lingers, nonblocking }
     }
 
     pub(crate) fn driver(&self) -> &Rc<Driver> {
@@ -64,6 +68,14 @@ impl Descriptor {
     /// Whether closing may wait: for data to be delivered, or for a file to be written back.
     pub(crate) fn set_lingers(&self, lingers: bool) {
         self.lingers.set(lingers);
+    }
+
+    /// Makes a socket non-blocking, once; whether it is. The ring's own sends and receives do not care.
+    pub(crate) fn make_nonblocking(&self) -> bool {
+        let set = |fd: BorrowedFd<'_>| control::options(fd, |socket| socket.set_nonblocking(true));
+        let is = self.nonblocking.get() || self.with(set).is_ok();
+        self.nonblocking.set(is);
+        is
     }
 
     /// Takes the descriptor out, when no operation uses it: to close it with an answer, or to give it away.

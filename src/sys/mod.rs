@@ -8,6 +8,7 @@ pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod ring;
 pub(crate) mod socket;
+pub(crate) mod transfer;
 
 use std::io;
 

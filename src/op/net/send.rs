@@ -35,7 +35,7 @@ pub(crate) trait SendOp: Op {
 }
 
 /// `MSG_WAITALL` makes the kernel go on after a short send by itself; before 6.0 it loses the count when cancelled.
-fn send_flags(features: &Features) -> i32 {
+pub(super) fn send_flags(features: &Features) -> i32 {
     libc::MSG_NOSIGNAL | if features.lossless_waitall { libc::MSG_WAITALL } else { 0 }
 }
 
