@@ -1,0 +1,88 @@
+//! proactor beside the other async runtimes of Linux: what does one operation cost, in CPU time?
+//!
+//! `cargo run --release` in this folder measures everything and prints a table; the pictures are in `target/peers`. See
+//! `--help` for a part of it.
+
+mod measure;
+mod plot;
+mod report;
+mod tasks;
+
+use measure::{Case, Plan};
+use report::Row;
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const HELP: &str = "\
+peers [--rows TEXT] [--peers NAME,NAME...] [--rounds N] [--slice MILLISECONDS] [--out FOLDER]
+
+--rows    only the rows whose names contain one of the texts between commas
+--peers   only these; `ours` (io_uring) and `ours-epoll` are ours
+--rounds  how often each case is measured, in turns with the others (15)
+--slice   the CPU time of a case in one round (20 ms)
+--out     where the pictures and the table go (target/peers)
+";
+
+struct Arguments {
+    rows: Vec<String>,
+    peers: Vec<String>,
+    plan: Plan,
+    out: PathBuf,
+}
+
+fn arguments() -> Result<Arguments, Box<dyn Error>> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let mut arguments = Arguments {
+        rows: Vec::new(),
+        peers: Vec::new(),
+        plan: Plan { rounds: 15, slice: Duration::from_millis(20) },
+        out: target.join("peers"),
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or(format!("{word} needs a value"));
+        let list = |text: String| text.split(',').map(str::to_string).collect();
+        match &word[..] {
+            "--rows" => arguments.rows = list(value()?),
+            "--peers" => arguments.peers = list(value()?),
+            "--rounds" => arguments.plan.rounds = value()?.parse::<usize>()?.max(1),
+            "--slice" => arguments.plan.slice = Duration::from_millis(value()?.parse::<u64>()?.max(1)),
+            "--out" => arguments.out = value()?.into(),
+            "--help" => {
+                print!("{HELP}");
+                std::process::exit(0);
+            }
+            _ => return Err(format!("what is {word}? See --help").into()),
+        }
+    }
+    Ok(arguments)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = arguments()?;
+    // Where threads wake each other, another place each time would be most of what is measured.
+    measure::pin(0);
+    let wanted = |case: &Case| {
+        let row = arguments.rows.is_empty() || arguments.rows.iter().any(|text| case.row.contains(&text[..]));
+        row && (arguments.peers.is_empty() || arguments.peers.iter().any(|peer| peer == case.peer))
+    };
+    let mut rows: Vec<(String, Vec<Case>)> = Vec::new();
+    for case in tasks::cases().into_iter().filter(wanted) {
+        match rows.iter_mut().find(|row| row.0 == case.row) {
+            Some(row) => row.1.push(case),
+            None => rows.push((case.row.clone(), vec![case])),
+        }
+    }
+    let mut measured = Vec::new();
+    for (name, cases) in rows {
+        eprintln!("{name}");
+        measured.push(Row { name, cases: measure::row(cases, arguments.plan) });
+    }
+    let table = report::table(&measured);
+    std::fs::create_dir_all(&arguments.out)?;
+    std::fs::write(arguments.out.join("tasks.md"), &table)?;
+    plot::write(&arguments.out.join("tasks.svg"), "CPU per operation, in one process", &measured)?;
+    println!("{table}");
+    Ok(())
+}
