@@ -115,6 +115,10 @@ impl<'a> Group<'a> {
                 ratio("io_uring"),
                 ratio("epoll")
             );
+            for other in row.keys().filter(|name| ![self.floor, "io_uring", "epoll"].contains(&name.as_str()))
+            {
+                println!("{:24} {size:>8}   {:>12} {}", "", time(other), ratio(other));
+            }
         }
         println!();
     }

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 pub(crate) mod client;
+pub(crate) mod files;
 pub(crate) mod os;
 pub(crate) mod server;
 
