@@ -9,6 +9,7 @@ compile_error!("proactor stands on io_uring and epoll: it runs on Linux only");
 // In the order of the layers: each may use those above it.
 pub mod buf;
 pub mod cancel;
+pub mod compat;
 pub mod context;
 mod driver;
 mod error;

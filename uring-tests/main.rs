@@ -8,6 +8,7 @@
 
 mod cancel;
 mod choice;
+mod compat;
 mod contract;
 mod costs;
 mod event_loop;

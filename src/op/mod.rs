@@ -7,6 +7,7 @@
 
 pub(crate) mod fs;
 pub(crate) mod net;
+pub(crate) mod poll;
 
 use std::cell::Cell;
 use std::fmt;
@@ -102,6 +103,12 @@ impl Drop for Descriptor {
         if let Some(fd) = self.fd.take() {
             self.driver.close(fd, self.lingers.get());
         }
+    }
+}
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.number
     }
 }
 

@@ -20,6 +20,7 @@ use crate::runtime::here;
 use crate::runtime::inspect::{TaskFactory, TaskInfo};
 use crate::runtime::locals::Locals;
 use crate::runtime::polling::{self, Polled, Suspicion};
+use crate::runtime::readiness::Readiness;
 use crate::runtime::remote::{self, Remote};
 use crate::runtime::scope::{NONE, Scopes};
 use crate::runtime::task::{self, Info, Run, Task, contain};
@@ -31,6 +32,8 @@ use crate::runtime::waker::{TASKS_MAX, TaskKey};
 pub(super) enum Ready {
     Task(u32),
     Call(u32),
+    /// To tell those who watch descriptors.
+    Watched,
 }
 
 struct Entry {
@@ -80,6 +83,7 @@ pub(crate) struct Core {
     pub(super) scopes: RefCell<Scopes>,
     /// Cancelled scopes whose bodies an operation will move, each with the operation.
     pub(super) watched: RefCell<Vec<(u32, Key)>>,
+    pub(super) readiness: Readiness,
 }
 
 /// Counts a wait for something that happens in another thread: a virtual clock does not jump over it.
@@ -185,6 +189,7 @@ impl Core {
             task_factory: RefCell::default(),
             scopes: RefCell::default(),
             watched: RefCell::default(),
+            readiness: Readiness::default(),
         };
         *core.main_info.name.borrow_mut() = Some("main".into());
         let key = core.insert(None, &core.main_info, NONE).expect("the first slot is free");
@@ -424,6 +429,7 @@ impl Core {
             match next {
                 Some(Ready::Task(slot)) => self.run_task(slot),
                 Some(Ready::Call(slot)) => self.run_call(slot),
+                Some(Ready::Watched) => self.tell_watchers(),
                 None => break,
             }
         }
@@ -462,6 +468,7 @@ impl Core {
     /// One turn: what other threads want, due timers, ready tasks, I/O.
     pub(crate) fn turn(self: &Rc<Self>, may_wait: impl Fn() -> bool) -> io::Result<()> {
         self.take_news();
+        self.look_at_watched_descriptors()?;
         self.fire_due();
         self.run_ready();
         self.poll_driver(may_wait())?;
@@ -515,6 +522,7 @@ impl Core {
         self.tasks.borrow_mut().retain(|slot, _| slot == MAIN as usize);
         let calls: Vec<_> = self.calls.borrow_mut().drain().collect();
         self.timers.borrow_mut().clear();
+        self.readiness.clear();
         let wakers = self.scopes.borrow_mut().take_wakers();
         self.ready.borrow_mut().clear();
         calls.into_iter().for_each(|call| contain(|| drop(call)));

@@ -13,6 +13,7 @@ mod locals;
 pub(crate) mod outcome;
 pub(crate) mod park;
 pub(crate) mod polling;
+pub(crate) mod readiness;
 mod remote;
 pub(crate) mod scope;
 pub(crate) mod task;

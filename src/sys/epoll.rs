@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use crate::sys::check;
 
-/// An epoll set.
-#[derive(Debug)]
-pub(crate) struct Epoll {
-    fd: OwnedFd,
+/// An epoll set, behind a descriptor or what stands for one.
+#[derive(Debug, Clone)]
+pub(crate) struct Epoll<F = OwnedFd> {
+    fd: F,
 }
 
 impl Epoll {
@@ -25,6 +25,17 @@ impl Epoll {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
+    /// The same set, its descriptor kept by something else.
+    pub(crate) fn kept_in<F>(self, keep: impl FnOnce(OwnedFd) -> F) -> Epoll<F> {
+        Epoll { fd: keep(self.fd) }
+    }
+}
+
+impl<F: AsRawFd> Epoll<F> {
+    pub(crate) fn fd(&self) -> &F {
+        &self.fd
+    }
+
     fn control(&self, operation: libc::c_int, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` lives through the call, which copies it.
@@ -33,6 +44,10 @@ impl Epoll {
 
     pub(crate) fn add(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
+    }
+
+    pub(crate) fn modify(&self, fd: RawFd, events: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
 
     pub(crate) fn remove(&self, fd: RawFd) -> io::Result<()> {
