@@ -32,4 +32,5 @@ mod threads;
 mod tidy;
 mod timers;
 mod to_process;
+mod waiting;
 mod wakers;

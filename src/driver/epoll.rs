@@ -121,6 +121,8 @@ pub(crate) struct Epoll {
     /// Operations whose only attempt is due.
     now: VecDeque<Key>,
     cancelled: Vec<Key>,
+    /// How long it looks before it sleeps.
+    spin: Duration,
     waits: u64,
 }
 
@@ -133,7 +135,7 @@ fn place(route: Route) -> Option<(RawFd, Direction)> {
 }
 
 impl Epoll {
-    pub(crate) fn new(bell: RawFd) -> io::Result<Self> {
+    pub(crate) fn new(bell: RawFd, spin: Duration) -> io::Result<Self> {
         let epoll = epoll::Epoll::new()?;
         // Edge-triggered: each ring of the bell is one event, and its count never has to be read.
         epoll.add(bell, (libc::EPOLLIN | libc::EPOLLET) as u32, BELL)?;
@@ -145,6 +147,7 @@ impl Epoll {
             due: VecDeque::new(),
             now: VecDeque::new(),
             cancelled: Vec::new(),
+            spin,
             waits: 0,
         })
     }
@@ -274,11 +277,10 @@ impl Epoll {
                 Wait::Forever => None,
                 Wait::Until(at) => Some(at.saturating_duration_since(Instant::now())),
             };
-            self.waits += 1;
             self.next_event = 0;
-            match self.epoll.as_ref().expect("not closed").wait(&mut self.events, limit) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => other?,
+            let may_spin = !self.spin.is_zero() && limit != Some(Duration::ZERO);
+            if !may_spin || !self.spin(limit)? {
+                self.wait(limit.map(|limit| limit.saturating_sub(self.spin)))?;
             }
         }
         let enough = batch.len() + COMPLETIONS_MAX;
@@ -290,6 +292,27 @@ impl Epoll {
             }
         }
         Ok(())
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.waits += 1;
+        match self.epoll.as_ref().expect("not closed").wait(&mut self.events, limit) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Looks again and again, for a while; whether there was something.
+    #[cold]
+    fn spin(&mut self, limit: Option<Duration>) -> io::Result<bool> {
+        let end = Instant::now() + limit.map_or(self.spin, |limit| limit.min(self.spin));
+        loop {
+            self.wait(Some(Duration::ZERO))?;
+            if !self.events.is_empty() || Instant::now() >= end {
+                return Ok(!self.events.is_empty());
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Takes note of an event and makes the attempts that it allows.

@@ -84,6 +84,20 @@ pub(crate) struct Sizes {
     pub(crate) ring_entries: u32,
     pub(crate) buffer_size: usize,
     pub(crate) buffer_bytes_max: usize,
+    pub(crate) waiting: Waiting,
+}
+
+/// How a loop that has nothing to do waits: all off unless asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Waiting {
+    /// It looks for news for so long before it sleeps.
+    pub(crate) spin: Duration,
+    /// It sleeps so long for more news to come, up to a number.
+    pub(crate) gather: Duration,
+    /// A thread of the kernel looks for submissions, and sleeps after so long without any.
+    pub(crate) sq_poll: Option<Duration>,
+    /// The kernel polls the network's devices so long before it sleeps.
+    pub(crate) busy_poll: Duration,
 }
 
 /// Performs the operations of one loop.
@@ -120,10 +134,10 @@ impl Driver {
         let inbox = Inbox::new(alarm);
         let bell = alarm.arm()?;
         let (backend, features, report) = report::choose(choice, |features| match features {
-            Some(features) => uring::Uring::new(features, sizes.ring_entries, bell, pool.clone())
-                .map(Box::new)
-                .map(Backend::Uring),
-            None => epoll::Epoll::new(bell).map(Backend::Epoll),
+            Some(features) => {
+                uring::Uring::new(features, sizes, bell, pool.clone()).map(Box::new).map(Backend::Uring)
+            }
+            None => epoll::Epoll::new(bell, sizes.waiting.spin).map(Backend::Epoll),
         })
         .inspect_err(|_| alarm.disarm())?;
         Ok(Rc::new(Self {

@@ -20,9 +20,9 @@ use crate::buf::Pool;
 use crate::driver::metrics::{Metrics, OPCODES};
 use crate::driver::probe::Features;
 use crate::driver::table::Key;
-use crate::driver::{Answer, BATCH_MAX, Wait};
+use crate::driver::{Answer, BATCH_MAX, Sizes, Wait};
 use crate::sys::clock::Monotonic;
-use crate::sys::ring::Ring;
+use crate::sys::ring::{Ring, Setup};
 
 /// The top bits of `user_data` say whose completion it is; the rest names it.
 const TAG: u64 = 0xF << 60;
@@ -44,6 +44,9 @@ const WORKERS_MAX: (u32, u32) = (8, 64);
 /// How long the kernel may take to cancel everything in one call; what is left is cancelled one by one.
 const SYNC_CANCEL_LIMIT: Duration = Duration::from_millis(50);
 
+/// The most completions that a gathering loop waits for.
+const GATHER_MAX: u32 = 64;
+
 struct Timer {
     at: Instant,
     number: u64,
@@ -51,6 +54,9 @@ struct Timer {
 
 pub(crate) struct Uring {
     ring: Option<Ring>,
+    /// How long it looks before it sleeps, and how long it sleeps for more than one completion.
+    spin: Duration,
+    gather: Duration,
     features: Features,
     pool: Rc<Pool>,
     /// What found no place in the submission queue; cancels go first (C5).
@@ -74,8 +80,18 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    pub(crate) fn new(features: &Features, entries: u32, bell: RawFd, pool: Rc<Pool>) -> io::Result<Self> {
-        let mut ring = ring_of_size(entries, features)?;
+    pub(crate) fn new(features: &Features, sizes: Sizes, bell: RawFd, pool: Rc<Pool>) -> io::Result<Self> {
+        let waiting = sizes.waiting;
+        let mut setup = features.setup;
+        if let Some(idle) = waiting.sq_poll {
+            // Completions come from that thread then, whenever it likes.
+            (setup.defer_taskrun, setup.coop_taskrun, setup.taskrun_flag) = (false, false, false);
+            setup.sq_poll = Some(idle.as_millis().clamp(1, 3_600_000) as u32);
+        }
+        let mut ring = ring_of_size(sizes.ring_entries, setup)?;
+        if !waiting.busy_poll.is_zero() {
+            ring.busy_poll(waiting.busy_poll)?;
+        }
         ring.register_fd();
         ring.limit_workers(WORKERS_MAX.0, WORKERS_MAX.1);
         if features.multishot_receive {
@@ -85,8 +101,11 @@ impl Uring {
                 pool.attach(buffers);
             }
         }
+        let gather = if ring.can_gather() { waiting.gather } else { Duration::ZERO };
         Ok(Self {
             ring: Some(ring),
+            spin: waiting.spin,
+            gather,
             features: features.clone(),
             pool,
             waiting: VecDeque::new(),
@@ -221,9 +240,36 @@ impl Uring {
         if let Wait::Until(at) = wait {
             self.arm_timer(at);
         }
+        if !self.spin.is_zero() && !matches!(wait, Wait::No) && self.spin(wait)? {
+            self.reap(batch);
+            return Ok(());
+        }
         let entered = self.enter(!matches!(wait, Wait::No));
         self.reap(batch);
         entered
+    }
+
+    /// Submits, and looks at the queues again and again, for a while; whether there was something. No system call is
+    /// made meanwhile: the kernel says in shared memory whether an enter would bring completions.
+    #[cold]
+    fn spin(&mut self, wait: Wait) -> io::Result<bool> {
+        self.enter(false)?;
+        let mut end = Instant::now() + self.spin;
+        if let Wait::Until(at) = wait {
+            end = end.min(at);
+        }
+        loop {
+            let ring = self.ring.as_mut().expect("not closed");
+            if ring.has_completions() {
+                return Ok(true);
+            }
+            if ring.wants_enter() {
+                self.enter(false)?;
+            } else if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// One enter, or none where there is nothing to say to the kernel; more only if the submission queue is too small.
@@ -242,11 +288,20 @@ impl Uring {
                 return Ok(());
             }
             self.turns_without_enter = 0;
+            if ring.is_sq_polled() {
+                ring.publish();
+                if all && !wait && !events && !ring.wants_wakeup() {
+                    return Ok(()); // the thread that takes submissions is awake
+                }
+            }
             self.enters += 1;
-            let entered = ring.enter(u32::from(wait && all), true);
+            let entered = match wait && all {
+                true if !self.gather.is_zero() => ring.enter_gathering(GATHER_MAX, self.gather),
+                wait => ring.enter(u32::from(wait), true),
+            };
             self.overflows += u64::from(ring.has_overflowed());
             match entered {
-                Ok(()) if all && ring.is_sq_empty() => return Ok(()),
+                Ok(()) if all && (ring.is_sq_empty() || ring.is_sq_polled()) => return Ok(()),
                 // Too few places, or (before 5.18) an entry that was refused held up those behind it.
                 Ok(()) => {}
                 Err(e) => {
@@ -329,10 +384,10 @@ impl Uring {
 }
 
 /// A ring with `entries`, or fewer where memory is short.
-fn ring_of_size(entries: u32, features: &Features) -> io::Result<Ring> {
+fn ring_of_size(entries: u32, setup: Setup) -> io::Result<Ring> {
     let mut entries = entries.next_power_of_two().clamp(8, 1 << 14);
     loop {
-        match Ring::new(entries, entries * CQ_FACTOR, features.setup) {
+        match Ring::new(entries, entries * CQ_FACTOR, setup) {
             Err(e) if e.raw_os_error() == Some(libc::ENOMEM) && entries > 64 => entries /= 2,
             other => return other,
         }

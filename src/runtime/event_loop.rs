@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes, Wait};
+use crate::driver::{Driver, DriverChoice, DriverReport, Metrics, Sizes, Wait, Waiting};
 use crate::error::Closed;
 use crate::runtime::clock::Clock;
 use crate::runtime::core::{self, Core};
@@ -45,7 +45,12 @@ impl Default for Builder {
         Self {
             driver: DriverChoice::Auto,
             virtual_clock: false,
-            sizes: Sizes { ring_entries: 1024, buffer_size: 32 << 10, buffer_bytes_max: 128 << 20 },
+            sizes: Sizes {
+                ring_entries: 1024,
+                buffer_size: 32 << 10,
+                buffer_bytes_max: 128 << 20,
+                waiting: Waiting::default(),
+            },
         }
     }
 }
@@ -81,6 +86,49 @@ impl Builder {
     /// own. Default: 128 MiB, of which 2 MiB (of address space) are taken at the beginning.
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.sizes.buffer_bytes_max = bytes;
+        self
+    }
+
+    /// How long a loop with nothing to do looks for news before it sleeps. To be woken costs more than an echo does, so
+    /// with few connections this is several times faster, for a CPU that is never idle. Some 50 µs are plenty.
+    /// Default: not at all.
+    pub fn spin(mut self, duration: Duration) -> Self {
+        self.sizes.waiting.spin = duration;
+        self
+    }
+
+    /// How long a loop with nothing to do sleeps for more completions than one (up to 64) to come together: fewer turns
+    /// and system calls under load, for answers that are so much later. Default: not at all.
+    ///
+    /// # Kernel
+    /// `min_wait_usec` of io_uring (6.12); before that, and on epoll, it does nothing.
+    #[doc(alias = "min_wait")]
+    pub fn gather(mut self, duration: Duration) -> Self {
+        self.sizes.waiting.gather = duration;
+        self
+    }
+
+    /// Lets a thread of the kernel take submissions from the ring, without system calls; it sleeps after `idle` without
+    /// any. It takes a CPU of its own, and keeps the credentials that the process has now. On most machines it is slower
+    /// than the default. Default: no.
+    ///
+    /// # Kernel
+    /// `IORING_SETUP_SQPOLL`; where it is refused, the loop is made by epoll, or not at all if io_uring was asked for. On
+    /// epoll it does nothing.
+    #[doc(alias = "SQPOLL")]
+    pub fn sq_poll(mut self, idle: Duration) -> Self {
+        self.sizes.waiting.sq_poll = Some(idle);
+        self
+    }
+
+    /// How long the kernel polls the network's devices before the loop sleeps: shorter answers on a real network, for
+    /// more CPU. Default: not at all.
+    ///
+    /// # Kernel
+    /// `IORING_REGISTER_NAPI` (6.9); where it is refused, the loop is made by epoll, or not at all if io_uring was asked
+    /// for. On epoll it does nothing: there the sysctl `net.core.busy_poll` does it for the whole machine.
+    pub fn busy_poll(mut self, duration: Duration) -> Self {
+        self.sizes.waiting.busy_poll = duration;
         self
     }
 

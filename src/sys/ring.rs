@@ -8,6 +8,7 @@
 //! `buf::Pool`.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -25,12 +26,24 @@ pub(crate) struct Setup {
     pub(crate) coop_taskrun: bool,
     pub(crate) taskrun_flag: bool,
     pub(crate) no_sqarray: bool,
+    /// A thread of the kernel takes what is pushed, and sleeps after so many milliseconds without anything.
+    pub(crate) sq_poll: Option<u32>,
 }
 
 /// `IORING_ENTER_GETEVENTS`: reap, and with DEFER_TASKRUN run the pending task work.
 const GETEVENTS: u32 = 1;
+/// `IORING_ENTER_SQ_WAKEUP` and `IORING_ENTER_SQ_WAIT`, for the thread that takes submissions.
+const SQ_WAKEUP: u32 = 1 << 1;
+const SQ_WAIT: u32 = 1 << 2;
+/// `IORING_ENTER_EXT_ARG` (5.11)
+const EXT_ARG: u32 = 1 << 3;
+/// `IORING_REGISTER_NAPI` (6.9)
+const REGISTER_NAPI: libc::c_uint = 27;
 /// `IORING_ENTER_NO_IOWAIT` (6.15): an idle server must not look like a busy disk.
 const NO_IOWAIT: u32 = 1 << 7;
+
+/// However long a gathering enter may sleep; then the loop looks around and sleeps again.
+const GATHER_LIMIT: Duration = Duration::from_secs(3600);
 
 /// One completion, copied out of the ring.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +62,29 @@ pub(crate) struct Ring {
     whole: NonNull<IoUring>,
     registered_fd: bool,
     enter_flags: u32,
+    sq_poll: bool,
+    min_timeout: bool,
+}
+
+/// `struct io_uring_getevents_arg`
+#[repr(C)]
+struct EnterArgument {
+    signals: u64,
+    signals_size: u32,
+    min_wait: u32,
+    limit: *const Timespec,
+}
+
+/// `struct io_uring_napi`
+#[repr(C)]
+#[derive(Default)]
+struct Napi {
+    microseconds: u32,
+    prefer: u8,
+    opcode: u8,
+    padding: [u8; 2],
+    parameter: u32,
+    reserved: u32,
 }
 
 impl Ring {
@@ -73,8 +109,12 @@ impl Ring {
         if setup.no_sqarray {
             builder.setup_no_sqarray();
         }
+        if let Some(idle) = setup.sq_poll {
+            builder.setup_sqpoll(idle);
+        }
         let whole = builder.build(sq_entries)?;
         let no_iowait = whole.params().is_feature_no_iowait();
+        let min_timeout = whole.params().is_feature_min_timeout();
         let whole = NonNull::from(Box::leak(Box::new(whole)));
         // SAFETY: the box was just leaked, nothing else refers to it, and it is freed only in `Drop`, after the
         // three views that borrow from this reference.
@@ -86,6 +126,8 @@ impl Ring {
             whole,
             registered_fd: false,
             enter_flags: if no_iowait { NO_IOWAIT } else { 0 },
+            sq_poll: setup.sq_poll.is_some(),
+            min_timeout,
         })
     }
 
@@ -134,11 +176,76 @@ impl Ring {
         if want > 0 || events {
             flags |= GETEVENTS;
         }
+        if self.sq_poll {
+            flags |= self.sq_poll_flags();
+        }
         // SAFETY: no argument is passed (its size is ignored for a null pointer); whoever pushed the entries made
         // the promises about them.
         let result = unsafe { self.submitter().enter::<libc::sigset_t>(pending, want, flags, None) };
         self.sq().sync();
         result.map(drop)
+    }
+
+    /// As `enter`, but sleeps `gather` for `want` completions before it makes do with one (6.12).
+    #[cold]
+    pub(crate) fn enter_gathering(&mut self, want: u32, gather: Duration) -> io::Result<()> {
+        let sq = self.sq();
+        sq.sync();
+        let pending = sq.len() as u32;
+        let flags = self.enter_flags | GETEVENTS | EXT_ARG | self.sq_poll_flags();
+        // Without a limit it would come back after `gather` with nothing.
+        let limit = Timespec::new().sec(GATHER_LIMIT.as_secs());
+        let min_wait = gather.as_micros().min(u128::from(u32::MAX)) as u32;
+        let argument = EnterArgument { signals: 0, signals_size: 0, min_wait, limit: &raw const limit };
+        // SAFETY: the argument has the kernel's layout, and it and the limit live through the call; whoever pushed the
+        // entries made the promises about them.
+        let result = unsafe { self.submitter().enter(pending, want, flags, Some(&argument)) };
+        self.sq().sync();
+        match result {
+            Err(e) if e.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Whether `enter_gathering` works.
+    pub(crate) fn can_gather(&self) -> bool {
+        self.min_timeout
+    }
+
+    /// What the thread that takes submissions has to be told: to wake up, or that we wait for places.
+    fn sq_poll_flags(&mut self) -> u32 {
+        let sq_poll = self.sq_poll;
+        let sq = self.sq();
+        let wakeup = if sq_poll && sq.need_wakeup() { SQ_WAKEUP } else { 0 };
+        let wait = if sq_poll && sq.is_full() { SQ_WAIT } else { 0 };
+        wakeup | wait
+    }
+
+    /// Whether a thread of the kernel takes what is pushed.
+    pub(crate) fn is_sq_polled(&self) -> bool {
+        self.sq_poll
+    }
+
+    /// Whether that thread sleeps.
+    pub(crate) fn wants_wakeup(&mut self) -> bool {
+        self.sq_poll && self.sq().need_wakeup()
+    }
+
+    /// Makes what was pushed visible to that thread.
+    pub(crate) fn publish(&mut self) {
+        self.sq().sync();
+    }
+
+    /// Makes the kernel poll the devices of the sockets for so long before it sleeps (6.9).
+    pub(crate) fn busy_poll(&self, duration: Duration) -> io::Result<()> {
+        let microseconds = duration.as_micros().min(u128::from(u32::MAX)) as u32;
+        let mut napi = Napi { microseconds, prefer: 1, ..Napi::default() };
+        // SAFETY: `whole` is alive until `Drop`.
+        let fd = unsafe { self.whole.as_ref() }.as_raw_fd();
+        // SAFETY: the structure has the kernel's layout, and lives through the call.
+        let result =
+            unsafe { libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_NAPI, &raw mut napi, 1) };
+        crate::sys::check(result as i32).map(drop)
     }
 
     /// Whether the next enter would bring completions that wait for it.
