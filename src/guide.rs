@@ -72,3 +72,17 @@
 //! | asyncio | here |
 //! |---|---|
 //! | `loop.sendfile`, `loop.sock_sendfile`, with `offset`, `count`, `fallback` | [`send_file`](crate::net::Stream::send_file), [`offset`](crate::net::SendFile::offset), [`count`](crate::net::SendFile::count), [`fallback`](crate::net::SendFile::fallback) |
+//!
+//! # Transports, protocols, servers
+//! | asyncio | here |
+//! |---|---|
+//! | `Protocol`, `BufferedProtocol` | [`Protocol`](crate::transport::Protocol), [`BufferedProtocol`](crate::transport::BufferedProtocol): `get_buffer` hands over an owned buffer when the transport begins to wait, `buffer_updated` gives it back |
+//! | `Transport` | [`Transport`](crate::transport::Transport); bytes that the kernel is sending count as buffered, as with asyncio's own proactor loop |
+//! | `get_extra_info` | [`sockname`](crate::transport::Transport::sockname), [`peername`](crate::transport::Transport::peername), [`with_socket`](crate::transport::Transport::with_socket) |
+//! | `set_write_buffer_limits` | [`set_write_buffer_limits`](crate::transport::Transport::set_write_buffer_limits), [`WriteBufferLimits`](crate::transport::WriteBufferLimits) |
+//! | `create_connection`, `create_unix_connection` | [`create_connection`](crate::transport::create_connection), [`create_unix_connection`](crate::transport::create_unix_connection) |
+//! | `create_connection(sock=…)`, `connect_accepted_socket` | [`connect_accepted_socket`](crate::transport::connect_accepted_socket) |
+//! | `create_server`, `create_unix_server` | [`create_server`](crate::transport::create_server), [`create_unix_server`](crate::transport::create_unix_server) |
+//! | `Server` | [`Server`](crate::transport::Server) |
+//!
+//! An exception in a callback is a panic here: in `data_received` and `eof_received` it ends the connection.

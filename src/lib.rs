@@ -26,6 +26,7 @@ pub mod stream;
 pub mod sync;
 mod sys;
 pub mod thread;
+pub mod transport;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{

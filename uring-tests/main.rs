@@ -32,5 +32,6 @@ mod threads;
 mod tidy;
 mod timers;
 mod to_process;
+mod transports;
 mod waiting;
 mod wakers;

@@ -34,6 +34,13 @@ pub(crate) fn bind(fd: impl AsFd, address: &SockAddr) -> io::Result<()> {
 
 /// A listening stream socket.
 pub(crate) fn listen(address: &SockAddr, options: &ListenOptions, nonblocking: bool) -> io::Result<OwnedFd> {
+    let fd = bound(address, options, nonblocking)?;
+    SockRef::from(&fd).listen(options.backlog)?;
+    Ok(fd)
+}
+
+/// A stream socket that has its address, and does not listen yet.
+pub(crate) fn bound(address: &SockAddr, options: &ListenOptions, nonblocking: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(address.domain(), stream_type(nonblocking), None)?;
     if address.domain() != Domain::UNIX {
         socket.set_reuse_address(options.reuse_address)?;
@@ -48,7 +55,6 @@ pub(crate) fn listen(address: &SockAddr, options: &ListenOptions, nonblocking: b
         }
     }
     socket.bind(address)?;
-    socket.listen(options.backlog)?;
     Ok(socket.into())
 }
 

@@ -16,9 +16,9 @@ use socket2::Domain;
 use crate::cancel::fail_after;
 use crate::driver::{Driver, control};
 use crate::error::MayBeCancelled;
-use crate::net::TcpStream;
 use crate::net::addrs::{Addrs, IntoAddrs, resolve};
 use crate::net::late::Late;
+use crate::net::{IpVersion, TcpStream};
 use crate::op::Descriptor;
 use crate::op::net::Connect;
 use crate::runtime::scope::What;
@@ -87,6 +87,7 @@ struct Asked {
 /// How several addresses are tried.
 pub(crate) struct Options {
     local: Option<Addrs>,
+    version: Option<IpVersion>,
     attempt_delay: Duration,
     interleave: usize,
 }
@@ -94,7 +95,7 @@ pub(crate) struct Options {
 impl Default for Options {
     /// As RFC 8305 recommends, §4 and §5.
     fn default() -> Self {
-        Self { local: None, attempt_delay: Duration::from_millis(250), interleave: 1 }
+        Self { local: None, version: None, attempt_delay: Duration::from_millis(250), interleave: 1 }
     }
 }
 
@@ -105,6 +106,12 @@ impl ConnectTcp {
     pub fn local_addr(self, addrs: impl IntoAddrs) -> Self {
         let local = addrs.into_addrs();
         Self(self.0.set(|asked| asked.options.local = Some(local)))
+    }
+
+    /// Only addresses of this version of the internet protocol are tried. Default: both.
+    #[doc(alias = "family")]
+    pub fn ip_version(self, version: IpVersion) -> Self {
+        Self(self.0.set(|asked| asked.options.version = Some(version)))
     }
 
     /// How long an address has to answer before the next one is tried too. With [`Duration::MAX`] one is tried after the
@@ -148,7 +155,7 @@ impl fmt::Debug for ConnectTcp {
 }
 
 pub(crate) async fn connect(driver: &Rc<Driver>, addrs: Addrs, options: Options) -> io::Result<TcpStream> {
-    let addresses = resolve(driver, addrs).await?;
+    let addresses = IpVersion::only(options.version, resolve(driver, addrs).await?)?;
     let local = match options.local {
         Some(local) => Some(resolve(driver, local).await?),
         None => None,

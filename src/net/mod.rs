@@ -3,18 +3,18 @@
 //! One type serves both families: [`TcpStream`] is [`Stream<Tcp>`], [`UnixStream`] is [`Stream<Unix>`], and likewise
 //! for listeners. Methods take `&self`; one task may receive while another sends.
 
-mod addrs;
+pub(crate) mod addrs;
 mod connect;
 mod halves;
 mod inbound;
-mod late;
+pub(crate) mod late;
 mod listener;
 pub(crate) mod names;
 mod outbound;
 mod passed;
 mod send_file;
-mod serve;
-mod shared;
+pub(crate) mod serve;
+pub(crate) mod shared;
 mod stream;
 mod tcp;
 mod unix;

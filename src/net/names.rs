@@ -66,6 +66,20 @@ pub enum IpVersion {
     V6,
 }
 
+impl IpVersion {
+    /// Those of `addresses` that are of the version, if there is one: at least one.
+    pub(crate) fn only(version: Option<Self>, addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+        let Some(version) = version else { return Ok(addresses) };
+        let is_wanted = |address: &SocketAddr| address.is_ipv4() == (version == Self::V4);
+        let wanted: Vec<_> = addresses.into_iter().filter(is_wanted).collect();
+        if wanted.is_empty() {
+            let text = "there is no address of the version of the internet protocol that was asked for";
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
+        Ok(wanted)
+    }
+}
+
 /// What a socket carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -75,6 +75,11 @@ impl Outbound {
         self.backlog.get().is_some_and(|backlog| !backlog.queue.borrow().is_empty())
     }
 
+    /// The errno that ended the sending side.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        self.error.get()
+    }
+
     /// Whether a send met the reset of the connection.
     pub(crate) fn was_reset(&self) -> bool {
         self.error.get() == Some(libc::ECONNRESET)
@@ -332,6 +337,8 @@ impl Shared {
                 self.outbound.error.set(Some(-result));
             }
             self.outbound.give_up(after);
+            // Who only receives learns of it too: see `send_error`.
+            self.wake_receiver(after);
         }
         self.next_turn(after);
         result
@@ -375,6 +382,12 @@ impl Shared {
         waiter.register_for(cx, ROOM);
         flushing.borrow_mut().push(waiter);
         Poll::Pending
+    }
+
+    /// Half-closes at once. Only when nothing is queued and nobody sends.
+    pub(crate) fn shut_now(&self) -> io::Result<()> {
+        self.outbound.shut.set(true);
+        self.descriptor.with(|fd| crate::driver::control::shutdown_write(fd))
     }
 
     pub(crate) async fn shutdown_write(&self) -> io::Result<()> {

@@ -264,7 +264,7 @@ where
 }
 
 /// Errors after which accepting can never work again: it is no listener, or it was closed.
-fn is_over(error: &io::Error) -> bool {
+pub(crate) fn is_over(error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(errno) => {
             matches!(errno, libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ECANCELED)
@@ -284,7 +284,8 @@ impl Ending<()> for Unasked {
     fn wake(&self) {}
 }
 
-fn start_one(connection: impl Future<Output = ()> + 'static) {
+/// Makes a task of what serves one connection; nobody awaits it.
+pub(crate) fn start_one(connection: impl Future<Output = ()> + 'static) {
     let core = core::current();
     if !core.closed.get() {
         let info = core.new_info(Location::caller());

@@ -4,7 +4,9 @@
 //! has begun goes on.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
@@ -120,7 +122,7 @@ impl Shared {
         if self.closed.get() { Err(Closed::new("the stream").into()) } else { Ok(()) }
     }
 
-    fn stop_receiving(&self) {
+    pub(crate) fn stop_receiving(&self) {
         if let Receiving::Armed(key) = self.receiving.get() {
             self.driver().cancel(key);
         }
@@ -283,11 +285,55 @@ impl Shared {
         Poll::Pending
     }
 
+    /// One receive into a buffer of the caller, as a poll face; `None` at the end of the stream. `asked` holds what is in
+    /// flight; `buf` makes the buffer, once something is received or waited for.
+    pub(crate) fn poll_receive_buf<B: IoBufMut>(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        asked: &mut Option<Ask<ReceiveInto<Self, B>>>,
+        buf: impl FnOnce() -> io::Result<B>,
+    ) -> Poll<io::Result<Option<(usize, B)>>> {
+        let ask = match asked {
+            Some(ask) => ask,
+            None => {
+                ready!(self.poll_stopped(cx))?;
+                if self.inbound.bytes() > 0 {
+                    let mut buf = buf()?;
+                    return Poll::Ready(Ok(Some((self.copy_inbound(&mut buf), buf))));
+                }
+                if let Some(end) = self.ended() {
+                    return Poll::Ready(end.map(|()| None));
+                }
+                let op = ReceiveInto::new(self.clone(), buf()?);
+                self.receiving.set(Receiving::Single);
+                asked.insert(Ask::new(self.driver(), op, BYTES))
+            }
+        };
+        let (result, op) = ready!(Pin::new(ask).poll(cx));
+        *asked = None;
+        self.receiving.set(Receiving::Idle);
+        self.note_end(result);
+        match outcome(result)? {
+            0 => Poll::Ready(Ok(None)),
+            count => Poll::Ready(Ok(Some((count as usize, op.into_buf())))),
+        }
+    }
+
+    /// Why sending is over for good, if it is. Whoever waits to receive is woken when that happens.
+    pub(crate) fn send_error(&self) -> Option<io::Error> {
+        self.outbound.errno().map(io::Error::from_raw_os_error)
+    }
+
+    /// From now on the task of `cx` is woken as one that receives, without asking for bytes.
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        self.receiver.register_for(cx, BYTES);
+    }
+
     fn has_enough(&self) -> bool {
         self.closed.get() || self.inbound.bytes() >= INBOUND_MARK
     }
 
-    fn wake_receiver(&self, after: &mut Aftermath) {
+    pub(crate) fn wake_receiver(&self, after: &mut Aftermath) {
         if let Some(waker) = self.receiver.take() {
             after.wake_one(waker);
         }

@@ -39,6 +39,12 @@ impl<F: Family> Stream<F> {
         Self::from_descriptor(Descriptor::new(driver, fd))
     }
 
+    /// What the stream consists of, without the stream: whoever has it calls `drop_handle` in the end.
+    pub(crate) fn into_shared(self) -> Rc<Shared> {
+        self.shared.add_handle();
+        self.shared.clone()
+    }
+
     pub(crate) fn from_descriptor(descriptor: Descriptor) -> Self {
         Self { shared: Shared::new(descriptor, F::SHORT_MEANS_ALL), family: PhantomData }
     }

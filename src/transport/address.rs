@@ -1,0 +1,49 @@
+//! The addresses of both ends of a connection.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::rc::Rc;
+
+use socket2::SockAddr;
+
+/// The address of one end of a connection.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum SocketAddress {
+    /// Of a TCP or UDP socket.
+    Ip(SocketAddr),
+    /// Of a UNIX socket: a path, an abstract name, or nothing.
+    Unix(Rc<UnixAddr>),
+}
+
+impl SocketAddress {
+    pub(crate) fn of(address: &SockAddr) -> Option<Self> {
+        address.as_socket().map(Self::Ip).or_else(|| address.as_unix().map(|unix| Self::Unix(Rc::new(unix))))
+    }
+
+    /// The address, if it is one of TCP or UDP.
+    pub fn as_ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The address, if it is one of a UNIX socket.
+    pub fn as_unix(&self) -> Option<&UnixAddr> {
+        match self {
+            Self::Ip(_) => None,
+            Self::Unix(address) => Some(address),
+        }
+    }
+}
+
+impl fmt::Display for SocketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Unix(address) => write!(f, "{address:?}"),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+"""Performs the scenarios of scenarios.txt on CPython's asyncio and prints what happened, as recorded.txt has it.
+
+    record.py > recorded.txt         all of them
+    record.py NAME ...               these
+"""
+
+import asyncio
+import os
+import pathlib
+import shlex
+import socket
+import struct
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).parent
+PATIENCE = 10.0
+
+
+def scenarios(text):
+    """The name, the options, the reactions and the steps of each."""
+    found = []
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("= "):
+            name, *options = line[2:].split()
+            found.append((name, options, {}, []))
+        elif line.startswith("on "):
+            event, actions = line[3:].split(":")
+            found[-1][2][event] = [action.split() for action in actions.split(";")]
+        elif line and not line.startswith("#"):
+            found[-1][3].append(shlex.split(line))
+    return found
+
+
+def kind(error):
+    """What an error is, in words that are the same here and there."""
+    match error:
+        case None:
+            return "none"
+        case ConnectionResetError():
+            return "ConnectionReset"
+        case BrokenPipeError():
+            return "BrokenPipe"
+        case _:
+            return "Other"
+
+
+class Failed(Exception):
+    """What a protocol of a scenario raises."""
+
+
+class Common:
+    """What a protocol records, and how it reacts."""
+
+    def __init__(self, run, prefix=""):
+        self.run, self.prefix, self.transport = run, prefix, None
+
+    def connection_made(self, transport):
+        self.run.transport = transport
+        self.run.record(self.prefix, "made")
+        self.run.react("made")
+
+    def eof_received(self):
+        self.run.record(self.prefix, "eof")
+        return self.run.react("eof")
+
+    def connection_lost(self, error):
+        self.run.record(self.prefix, "lost", kind(error))
+        self.run.react("lost")
+
+    def pause_writing(self):
+        self.run.record(self.prefix, "pause")
+        self.run.react("pause")
+
+    def resume_writing(self):
+        self.run.record(self.prefix, "resume")
+        self.run.react("resume")
+
+
+class Stream(Common, asyncio.Protocol):
+    def data_received(self, data):
+        self.run.data(self.prefix, len(data))
+        self.run.react("data")
+
+
+class Buffered(Common, asyncio.BufferedProtocol):
+    def get_buffer(self, sizehint):
+        self.buffer = bytearray(self.run.room)
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.run.data(self.prefix, count)
+        self.run.react("data")
+
+
+class Run:
+    def __init__(self, options, reactions):
+        self.options, self.reactions = options, reactions
+        self.events, self.counts, self.total = [], {}, 0
+        self.transport, self.peer, self.server, self.room = None, None, None, 65536
+        self.tasks = []
+
+    def record(self, prefix, *words):
+        self.counts[words[0]] = self.counts.get(words[0], 0) + 1
+        self.events.append(prefix + " ".join(map(str, words)))
+
+    def data(self, prefix, count):
+        """Pieces that come one after the other are one: how the kernel parts them says nothing."""
+        self.total += count
+        before = self.events[-1].split() if self.events else []
+        if before[:1] == [prefix + "data"]:
+            count += int(before[1])
+            self.events.pop()
+        self.events.append(f"{prefix}data {count}")
+
+    def react(self, event):
+        keep = False
+        for action in self.reactions.get(event, []):
+            if action == ["keep"]:
+                keep = True
+            elif action == ["panic"]:
+                raise Failed
+            else:
+                self.act(action)
+        return keep
+
+    def act(self, action):
+        try:
+            self.perform(*action)
+        except (RuntimeError, ValueError):
+            self.record("", "refused", action[0])
+
+    def perform(self, name, *words):
+        transport = self.transport
+        number = lambda word: None if word == "-" else int(word)
+        match name:
+            case "write":
+                transport.write(bytes(int(words[0])))
+            case "writelines":
+                transport.writelines([bytes(int(word)) for word in words])
+            case "write_eof" | "close" | "abort":
+                getattr(transport, name)()
+            case "pause" | "resume":
+                getattr(transport, name + "_reading")()
+            case "limits":
+                transport.set_write_buffer_limits(high=number(words[0]), low=number(words[1]))
+            case "switch":
+                transport.set_protocol((Buffered if words else Stream)(self, "b."))
+            case "room":
+                self.room = int(words[0])
+            case "soon":
+                asyncio.get_running_loop().call_soon(self.record, "", "soon", words[0])
+            case "ask":
+                self.record("", "ask", words[0], self.answer(words[0]))
+            case _:
+                raise KeyError(name)
+
+    def answer(self, what):
+        transport = self.transport
+        yes = lambda value: "yes" if value else "no"
+        match what:
+            case "closing":
+                return yes(transport.is_closing())
+            case "reading":
+                return yes(transport.is_reading())
+            case "size":
+                return transport.get_write_buffer_size()
+            case "buffered":
+                return yes(transport.get_write_buffer_size())
+            case "limits":
+                return "{} {}".format(*transport.get_write_buffer_limits())
+            case "can_eof":
+                return yes(transport.can_write_eof())
+            case "peername":
+                return yes(transport.get_extra_info("peername"))
+            case "protocol":
+                return yes(transport.get_protocol())
+            case "serving":
+                return yes(self.server.is_serving())
+
+    async def until(self, condition):
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            await asyncio.sleep(0)
+            time.sleep(0.0002)
+        return True
+
+    async def peer_read(self, want):
+        """Reads that many bytes, or all there are up to the end."""
+        count, end = 0, None
+
+        def done():
+            nonlocal count, end
+            while want is None or count < want:
+                try:
+                    data = self.peer.recv(1 << 20 if want is None else want - count)
+                except BlockingIOError:
+                    return False
+                except OSError as error:
+                    end = kind(error)
+                    return True
+                if not data:
+                    end = "end"
+                    return True
+                count += len(data)
+            return True
+
+        if not await self.until(done):
+            end = "never"
+        # The peer and the transport do things at the same time: what the transport does at its leisure comes first.
+        await self.idle()
+        self.record("", "peer got", count, *([end] if end else []))
+
+    async def idle(self):
+        for _ in range(10):
+            await asyncio.sleep(0.0005)
+
+    async def do_peer(self, what, *words):
+        match what:
+            case "send":
+                self.peer.sendall(bytes(int(words[0])))
+            case "eof":
+                self.peer.shutdown(socket.SHUT_WR)
+            case "close":
+                self.peer.close()
+            case "reset":
+                self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.peer.close()
+            case "read":
+                await self.peer_read(int(words[0]))
+            case "drain":
+                await self.peer_read(None)
+
+    async def do_server(self, what):
+        match what:
+            case "start":
+                try:
+                    await self.server.start_serving()
+                except (RuntimeError, TypeError):
+                    self.record("", "refused", "start")
+            case "close":
+                self.server.close()
+            case "wait":
+                await self.server.wait_closed()
+            case "forever":
+                async def forever():
+                    try:
+                        await self.server.serve_forever()
+                    finally:
+                        self.record("", "forever is over")
+
+                self.tasks.append(asyncio.ensure_future(forever()))
+
+    async def connect(self):
+        family = socket.AF_UNIX if "unix" in self.options else socket.AF_INET
+        peer = socket.socket(family)
+        try:
+            peer.connect(self.address)
+        except ConnectionRefusedError:
+            self.record("", "connection refused")
+            return
+        peer.setblocking(False)
+        self.peer = peer
+
+    async def begin(self, folder):
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        protocol = Buffered if "buffered" in self.options else Stream
+        factory = lambda: protocol(self)
+        starts = "idle" not in self.options
+        if "server" in self.options:
+            if "unix" in self.options:
+                self.address = os.path.join(folder, "socket")
+                self.server = await loop.create_unix_server(factory, self.address, start_serving=starts)
+            else:
+                self.server = await loop.create_server(factory, "127.0.0.1", 0, start_serving=starts)
+                self.address = self.server.sockets[0].getsockname()
+            return
+        if "unix" in self.options:
+            ours, self.peer = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.peer = socket.create_connection(listener.getsockname())
+                ours, _ = listener.accept()
+        for end in ours, self.peer:
+            end.setblocking(False)
+            # Small, so that what is much fits in none.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        await loop.connect_accepted_socket(factory, ours)
+
+    async def perform_all(self, steps, folder):
+        await self.begin(folder)
+        for name, *words in steps:
+            match name:
+                case "until":
+                    await self.do_until(*words)
+                case "idle":
+                    await self.idle()
+                case "peer":
+                    await self.do_peer(*words)
+                case "server":
+                    await self.do_server(*words)
+                case "connect":
+                    await self.connect()
+                case _:
+                    self.act([name, *words])
+        await self.idle()
+        if self.peer:
+            self.peer.close()
+
+    async def do_until(self, event, count="1"):
+        if event == "data":
+            happened = await self.until(lambda: self.total >= int(count))
+        else:
+            happened = await self.until(lambda: self.counts.get(event, 0) >= int(count))
+        if not happened:
+            self.record("", "never", event)
+
+
+def main():
+    wanted = sys.argv[1:]
+    version = ".".join(map(str, sys.version_info[:2]))
+    print(f"# What asyncio of CPython {version} does in the scenarios of scenarios.txt. Made by record.py.")
+    for name, options, reactions, steps in scenarios((HERE / "scenarios.txt").read_text()):
+        if wanted and name not in wanted:
+            continue
+        run = Run(options, reactions)
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(run.perform_all(steps, folder))
+        print(f"\n= {name}")
+        for event in run.events:
+            print(event)
+
+
+main()

@@ -1,0 +1,510 @@
+//! What `record.py` does on asyncio, done here: performs a scenario and records what happens.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use proactor::buf::Chunk;
+use proactor::event_loop::call_soon;
+use proactor::net::{TcpStream, UnixStream};
+use proactor::transport::{
+    Buffered, BufferedProtocol, Protocol, Server, Transport, connect_accepted_socket, create_server,
+    create_unix_server,
+};
+use proactor::{Task, spawn};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::harness::{patience, turns};
+
+type Words = Vec<String>;
+
+/// One scenario, as its file describes it.
+#[derive(Default)]
+pub(super) struct Scenario {
+    pub(super) name: String,
+    options: Words,
+    reactions: HashMap<String, Vec<Words>>,
+    steps: Vec<Words>,
+}
+
+fn words(line: &str) -> Words {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// All that `text` describes.
+pub(super) fn scenarios(text: &str) -> Vec<Scenario> {
+    let mut found: Vec<Scenario> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(line) = line.strip_prefix("= ") {
+            let mut options = words(line);
+            let name = options.remove(0);
+            found.push(Scenario { name, options, ..Scenario::default() });
+            continue;
+        }
+        let scenario = found.last_mut().expect("a scenario has a name");
+        match line.strip_prefix("on ").and_then(|line| line.split_once(':')) {
+            Some((event, actions)) => {
+                scenario.reactions.insert(event.to_owned(), actions.split(';').map(words).collect());
+            }
+            None => scenario.steps.push(words(line)),
+        }
+    }
+    found
+}
+
+/// The sequences that `text` holds, each with its name.
+pub(super) fn sequences(text: &str) -> HashMap<String, Vec<String>> {
+    let mut found: HashMap<String, Vec<String>> = HashMap::new();
+    let mut name = String::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.strip_prefix("= ") {
+            Some(new) => {
+                name = new.to_owned();
+                found.insert(name.clone(), Vec::new());
+            }
+            None => found.get_mut(&name).expect("a name comes first").push(line.to_owned()),
+        }
+    }
+    found
+}
+
+fn kind(error: Option<&io::Error>) -> &'static str {
+    match error.map(io::Error::kind) {
+        None => "none",
+        Some(io::ErrorKind::ConnectionReset) => "ConnectionReset",
+        Some(io::ErrorKind::BrokenPipe) => "BrokenPipe",
+        Some(_) => "Other",
+    }
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+/// A protocol that records what it is told.
+struct Recorder {
+    run: Rc<Run>,
+    prefix: &'static str,
+}
+
+impl Recorder {
+    fn data(&self, count: usize) {
+        self.run.data(self.prefix, count);
+        self.run.react("data");
+    }
+
+    fn is_made(&self, transport: &Transport) {
+        self.run.transport.replace(Some(transport.clone()));
+        self.run.record(self.prefix, "made", "");
+        self.run.react("made");
+    }
+
+    fn is_at_eof(&self) -> bool {
+        self.run.record(self.prefix, "eof", "");
+        self.run.react("eof")
+    }
+
+    fn is_lost(&self, error: Option<io::Error>) {
+        self.run.record(self.prefix, "lost", kind(error.as_ref()));
+        self.run.react("lost");
+    }
+
+    fn tell(&self, event: &str) {
+        self.run.record(self.prefix, event, "");
+        self.run.react(event);
+    }
+}
+
+impl Protocol for Recorder {
+    fn connection_made(&self, transport: &Transport) {
+        self.is_made(transport);
+    }
+    fn data_received(&self, data: Chunk) {
+        self.data(data.len());
+    }
+    fn eof_received(&self) -> bool {
+        self.is_at_eof()
+    }
+    fn connection_lost(&self, error: Option<io::Error>) {
+        self.is_lost(error);
+    }
+    fn pause_writing(&self) {
+        self.tell("pause");
+    }
+    fn resume_writing(&self) {
+        self.tell("resume");
+    }
+}
+
+impl BufferedProtocol for Recorder {
+    fn connection_made(&self, transport: &Transport) {
+        self.is_made(transport);
+    }
+    fn get_buffer(&self, _: Option<usize>) -> BytesMut {
+        BytesMut::with_capacity(self.run.room.get())
+    }
+    fn buffer_updated(&self, buffer: BytesMut, count: usize) {
+        assert_eq!(buffer.len(), count);
+        self.data(count);
+    }
+    fn eof_received(&self) -> bool {
+        self.is_at_eof()
+    }
+    fn connection_lost(&self, error: Option<io::Error>) {
+        self.is_lost(error);
+    }
+    fn pause_writing(&self) {
+        self.tell("pause");
+    }
+    fn resume_writing(&self) {
+        self.tell("resume");
+    }
+}
+
+struct Run {
+    scenario: Scenario,
+    this: Weak<Self>,
+    events: RefCell<Vec<String>>,
+    counts: RefCell<HashMap<String, usize>>,
+    total: Cell<usize>,
+    room: Cell<usize>,
+    transport: RefCell<Option<Transport>>,
+    peer: RefCell<Option<Socket>>,
+    server: RefCell<Option<Server>>,
+    address: RefCell<Option<SockAddr>>,
+    tasks: RefCell<Vec<Task<()>>>,
+}
+
+/// Performs a scenario, and returns what happened. UNIX servers listen at `path`.
+pub(super) async fn perform(scenario: Scenario, path: PathBuf) -> io::Result<Vec<String>> {
+    let run = Rc::new_cyclic(|this| Run {
+        scenario,
+        this: this.clone(),
+        events: RefCell::default(),
+        counts: RefCell::default(),
+        total: Cell::new(0),
+        room: Cell::new(65536),
+        transport: RefCell::default(),
+        peer: RefCell::default(),
+        server: RefCell::default(),
+        address: RefCell::default(),
+        tasks: RefCell::default(),
+    });
+    run.perform_all(path).await?;
+    let events = run.events.take();
+    // What was left open, and cycles of the program.
+    if let Some(transport) = run.transport.take() {
+        transport.abort();
+    }
+    if let Some(server) = run.server.take() {
+        server.close();
+        server.wait_closed().await?;
+    }
+    for task in run.tasks.take() {
+        task.await?;
+    }
+    Ok(events)
+}
+
+impl Run {
+    fn is(&self, option: &str) -> bool {
+        self.scenario.options.iter().any(|other| other == option)
+    }
+
+    fn record(&self, prefix: &str, event: &str, rest: &str) {
+        *self.counts.borrow_mut().entry(event.to_owned()).or_default() += 1;
+        let text = format!("{prefix}{event} {rest}");
+        self.events.borrow_mut().push(text.trim_end().to_owned());
+    }
+
+    /// Pieces that come one after the other are one: how the kernel parts them says nothing.
+    fn data(&self, prefix: &str, mut count: usize) {
+        self.total.set(self.total.get() + count);
+        let mut events = self.events.borrow_mut();
+        let head = format!("{prefix}data ");
+        if let Some(before) = events.last().and_then(|last| last.strip_prefix(&head)?.parse::<usize>().ok()) {
+            count += before;
+            events.pop();
+        }
+        events.push(format!("{head}{count}"));
+    }
+
+    /// Does what the scenario says for an event. Returns whether it is to keep the connection open.
+    fn react(&self, event: &str) -> bool {
+        let mut keeps = false;
+        for action in self.scenario.reactions.get(event).into_iter().flatten() {
+            match action[0].as_str() {
+                "keep" => keeps = true,
+                "panic" => std::panic::resume_unwind(Box::new("as the scenario says")),
+                _ => self.act(action),
+            }
+        }
+        keeps
+    }
+
+    fn act(&self, action: &[String]) {
+        let words: Vec<&str> = action[1..].iter().map(String::as_str).collect();
+        if self.act_on(&action[0], &words).is_err() {
+            self.record("", "refused", &action[0]);
+        }
+    }
+
+    fn transport(&self) -> Transport {
+        self.transport.borrow().clone().expect("the connection was made")
+    }
+
+    fn act_on(&self, action: &str, words: &[&str]) -> io::Result<()> {
+        let number = |index: usize| words[index].parse::<usize>().ok();
+        let bytes = |word: &&str| vec![0_u8; word.parse().expect("a number")];
+        match action {
+            "write" => self.transport().write(bytes(&words[0]))?,
+            "writelines" => self.transport().writelines(words.iter().map(bytes))?,
+            "write_eof" => self.transport().write_eof()?,
+            "close" => self.transport().close(),
+            "abort" => self.transport().abort(),
+            "pause" => self.transport().pause_reading(),
+            "resume" => self.transport().resume_reading(),
+            "limits" => self.transport().set_write_buffer_limits(number(0), number(1))?,
+            "switch" => {
+                let run = self.this.upgrade().expect("it runs");
+                let other = Recorder { run, prefix: "b." };
+                match words {
+                    ["buffered"] => self.transport().set_protocol(Rc::new(Buffered(other))),
+                    _ => self.transport().set_protocol(Rc::new(other)),
+                }
+            }
+            "room" => self.room.set(number(0).expect("a number")),
+            "soon" => {
+                let (this, name) = (self.this.clone(), words[0].to_owned());
+                drop(call_soon(move || {
+                    if let Some(run) = this.upgrade() {
+                        run.record("", "soon", &name);
+                    }
+                })?);
+            }
+            "ask" => self.record("", "ask", &format!("{} {}", words[0], self.answer(words[0]))),
+            _ => panic!("there is no action {action}"),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, what: &str) -> String {
+        let transport = || self.transport();
+        match what {
+            "closing" => yes(transport().is_closing()).into(),
+            "reading" => yes(transport().is_reading()).into(),
+            "size" => transport().write_buffer_size().to_string(),
+            "buffered" => yes(transport().write_buffer_size() > 0).into(),
+            "limits" => {
+                let limits = transport().write_buffer_limits();
+                format!("{} {}", limits.low, limits.high)
+            }
+            "can_eof" => yes(transport().can_write_eof()).into(),
+            "peername" => yes(transport().peername().is_some()).into(),
+            "protocol" => yes(transport().protocol().is_some()).into(),
+            "serving" => yes(self.server.borrow().as_ref().is_some_and(Server::is_serving)).into(),
+            _ => panic!("nobody knows {what}"),
+        }
+    }
+
+    /// Turns the loop until `condition` holds; false if it does not.
+    async fn until(&self, mut condition: impl FnMut() -> bool) -> bool {
+        let end = Instant::now() + patience(10);
+        while !condition() {
+            if Instant::now() > end {
+                return false;
+            }
+            turns(1).await;
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    async fn until_event(&self, event: &str, count: usize) {
+        let happened = match event {
+            "data" => self.until(|| self.total.get() >= count).await,
+            _ => self.until(|| self.counts.borrow().get(event).is_some_and(|had| *had >= count)).await,
+        };
+        if !happened {
+            self.record("", "never", event);
+        }
+    }
+
+    /// Reads that many bytes, or all there are up to the end.
+    async fn peer_read(&self, want: usize) {
+        let (mut count, mut end) = (0, String::new());
+        let mut buffer = vec![0; 1 << 20];
+        let done = || {
+            let peer = self.peer.borrow();
+            let mut peer = peer.as_ref().expect("a peer");
+            while count < want {
+                let room = buffer.len().min(want - count);
+                match peer.read(&mut buffer[..room]) {
+                    Ok(0) => " end".clone_into(&mut end),
+                    Ok(more) => {
+                        count += more;
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                    Err(error) => end = format!(" {}", kind(Some(&error))),
+                }
+                break;
+            }
+            true
+        };
+        if !self.until(done).await {
+            " never".clone_into(&mut end);
+        }
+        // The peer and the transport do things at the same time: what the transport does at its leisure comes first.
+        self.idle().await;
+        self.record("", "peer", &format!("got {count}{end}"));
+    }
+
+    async fn idle(&self) {
+        turns(20).await;
+    }
+
+    async fn peer_does(&self, what: &str, word: Option<&String>) -> io::Result<()> {
+        let number = || word.map_or(usize::MAX, |word| word.parse().expect("a number"));
+        match what {
+            "send" => self.peer.borrow().as_ref().expect("a peer").write_all(&vec![0; number()])?,
+            "eof" => self.peer.borrow().as_ref().expect("a peer").shutdown(Shutdown::Write)?,
+            "close" => drop(self.peer.take()),
+            "reset" => {
+                let peer = self.peer.take().expect("a peer");
+                peer.set_linger(Some(Duration::ZERO))?;
+            }
+            "read" | "drain" => self.peer_read(number()).await,
+            _ => panic!("a peer does not {what}"),
+        }
+        Ok(())
+    }
+
+    async fn server_does(&self, what: &str) -> io::Result<()> {
+        let server = self.server.borrow().clone().expect("a server");
+        match what {
+            "start" => {
+                if server.start_serving().is_err() {
+                    self.record("", "refused", "start");
+                }
+            }
+            "close" => server.close(),
+            "wait" => server.wait_closed().await?,
+            "forever" => {
+                let this = self.this.clone();
+                self.tasks.borrow_mut().push(spawn(async move {
+                    let over = server.serve_forever().await;
+                    if let Some(run) = this.upgrade() {
+                        run.record("", "forever", "is over");
+                    }
+                    drop(over);
+                }));
+            }
+            _ => panic!("a server does not {what}"),
+        }
+        Ok(())
+    }
+
+    fn domain(&self) -> Domain {
+        if self.is("unix") { Domain::UNIX } else { Domain::IPV4 }
+    }
+
+    fn connect(&self) -> io::Result<()> {
+        let peer = Socket::new(self.domain(), Type::STREAM, None)?;
+        match peer.connect(self.address.borrow().as_ref().expect("an address")) {
+            Ok(()) => {
+                peer.set_nonblocking(true)?;
+                self.peer.replace(Some(peer));
+            }
+            Err(_) => self.record("", "connection", "refused"),
+        }
+        Ok(())
+    }
+
+    fn recorder(&self) -> impl Fn() -> Recorder + 'static {
+        let this = self.this.clone();
+        move || Recorder { run: this.upgrade().expect("it runs"), prefix: "" }
+    }
+
+    async fn serve(&self, path: PathBuf) -> io::Result<()> {
+        let factory = self.recorder();
+        let creating = match (self.is("unix"), self.is("buffered")) {
+            (true, true) => create_unix_server(move || Buffered(factory()), &path),
+            (true, false) => create_unix_server(factory, &path),
+            (false, true) => create_server(move || Buffered(factory()), "127.0.0.1:0"),
+            (false, false) => create_server(factory, "127.0.0.1:0"),
+        };
+        let server = creating.start_serving(!self.is("idle")).await?;
+        let address = server.sockets()[0].clone();
+        let address = match address.as_ip() {
+            Some(address) => address.into(),
+            None => SockAddr::unix(&path)?,
+        };
+        self.address.replace(Some(address));
+        self.server.replace(Some(server));
+        Ok(())
+    }
+
+    async fn begin(&self, path: PathBuf) -> io::Result<()> {
+        if self.is("server") {
+            return self.serve(path).await;
+        }
+        let (ours, peer) = if self.is("unix") {
+            Socket::pair(Domain::UNIX, Type::STREAM, None)?
+        } else {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let peer = std::net::TcpStream::connect(listener.local_addr()?)?;
+            (listener.accept()?.0.into(), peer.into())
+        };
+        for end in [&ours, &peer] {
+            // Small, so that what is much fits in none.
+            end.set_send_buffer_size(65536)?;
+            end.set_recv_buffer_size(65536)?;
+        }
+        peer.set_nonblocking(true)?;
+        self.peer.replace(Some(peer));
+        let factory = self.recorder();
+        match (self.is("unix"), self.is("buffered")) {
+            (true, true) => {
+                let stream = UnixStream::from_std(ours.into())?;
+                drop(connect_accepted_socket(move || Buffered(factory()), stream).await?);
+            }
+            (true, false) => {
+                drop(connect_accepted_socket(factory, UnixStream::from_std(ours.into())?).await?)
+            }
+            (false, true) => {
+                let stream = TcpStream::from_std(ours.into())?;
+                drop(connect_accepted_socket(move || Buffered(factory()), stream).await?);
+            }
+            (false, false) => {
+                drop(connect_accepted_socket(factory, TcpStream::from_std(ours.into())?).await?)
+            }
+        }
+        Ok(())
+    }
+
+    async fn perform_all(&self, path: PathBuf) -> io::Result<()> {
+        self.begin(path).await?;
+        for step in &self.scenario.steps {
+            match (step[0].as_str(), step.get(1)) {
+                ("until", Some(event)) => {
+                    let count = step.get(2).map_or(1, |word| word.parse().expect("a number"));
+                    self.until_event(event, count).await;
+                }
+                ("idle", None) => self.idle().await,
+                ("peer", Some(what)) => self.peer_does(what, step.get(2)).await?,
+                ("server", Some(what)) => self.server_does(what).await?,
+                ("connect", None) => self.connect()?,
+                _ => self.act(step),
+            }
+        }
+        self.idle().await;
+        drop(self.peer.take());
+        Ok(())
+    }
+}
