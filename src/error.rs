@@ -187,6 +187,41 @@ impl Broken {
     }
 }
 
+/// The stream ended before there was as much as was asked for: a number of bytes, or a delimiter.
+#[doc(alias = "IncompleteReadError")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the stream ended after {} bytes{}", .partial.len(), .expected.map(|n| format!(" of {n}")).unwrap_or_default())]
+#[non_exhaustive]
+pub struct IncompleteRead {
+    /// What there was; the stream does not have it any more.
+    pub partial: Vec<u8>,
+    /// How many bytes were asked for, where it was a number.
+    pub expected: Option<usize>,
+}
+
+impl IncompleteRead {
+    /// There were only these bytes.
+    pub fn new(partial: Vec<u8>, expected: Option<usize>) -> Self {
+        Self { partial, expected }
+    }
+}
+
+/// A separator is not within the limit of a stream reader. The bytes stay in its buffer, and can be read.
+#[doc(alias = "LimitOverrunError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a separator was looked for in more bytes than the limit of the reader; {consumed} come before it")]
+#[non_exhaustive]
+pub struct LimitOverrun {
+    /// So many bytes are certainly before the separator.
+    pub consumed: usize,
+}
+
+impl LimitOverrun {
+    pub(crate) const fn new(consumed: usize) -> Self {
+        Self { consumed }
+    }
+}
+
 /// Something was given back that was not taken before: a release too many, or by somebody who holds nothing.
 #[doc(alias = "ValueError")]
 #[doc(alias = "RuntimeError")]
@@ -438,6 +473,8 @@ into_io_error! {
     WorkerPanicked => Other,
     WouldBlock => WouldBlock,
     EndOfStream => UnexpectedEof,
+    IncompleteRead => UnexpectedEof,
+    LimitOverrun => InvalidData,
     Broken => BrokenPipe,
     Unbalanced => InvalidInput,
     SendfileNotAvailable => Unsupported,

@@ -86,3 +86,13 @@
 //! | `Server` | [`Server`](crate::transport::Server) |
 //!
 //! An exception in a callback is a panic here: in `data_received` and `eof_received` it ends the connection.
+//!
+//! # Stream readers and writers
+//! | asyncio | here |
+//! |---|---|
+//! | `StreamReader` | [`StreamReader`](crate::transport::StreamReader); `read(-1)` is [`read_to_end`](crate::transport::StreamReader::read_to_end) |
+//! | `StreamWriter` | [`StreamWriter`](crate::transport::StreamWriter), which closes the connection when it is dropped |
+//! | `StreamReaderProtocol` | [`StreamReaderProtocol`](crate::transport::StreamReaderProtocol) |
+//! | `open_connection`, `open_unix_connection` | [`open_connection`](crate::transport::open_connection), [`open_unix_connection`](crate::transport::open_unix_connection), [`open_stream`](crate::transport::open_stream) with a limit |
+//! | `start_server`, `start_unix_server` | [`start_server`](crate::transport::start_server), [`start_unix_server`](crate::transport::start_unix_server); with a limit: [`StreamReaderProtocol::serving`](crate::transport::StreamReaderProtocol::serving) |
+//! | `IncompleteReadError`, `LimitOverrunError` | [`IncompleteRead`](crate::IncompleteRead), [`LimitOverrun`](crate::LimitOverrun) |

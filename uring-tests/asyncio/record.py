@@ -8,7 +8,6 @@
 import asyncio
 import os
 import pathlib
-import shlex
 import socket
 import struct
 import sys
@@ -31,7 +30,7 @@ def scenarios(text):
             event, actions = line[3:].split(":")
             found[-1][2][event] = [action.split() for action in actions.split(";")]
         elif line and not line.startswith("#"):
-            found[-1][3].append(shlex.split(line))
+            found[-1][3].append(line.split())
     return found
 
 
@@ -96,12 +95,23 @@ class Buffered(Common, asyncio.BufferedProtocol):
         self.run.react("data")
 
 
+def text(word):
+    return word.replace("\\n", "\n").encode()
+
+
+def quoted(data):
+    return '"' + data.decode().replace("\n", "\\n") + '"'
+
+
+READS = "read", "readexactly", "readline", "readuntil", "drain", "wait_closed"
+
+
 class Run:
     def __init__(self, options, reactions):
         self.options, self.reactions = options, reactions
         self.events, self.counts, self.total = [], {}, 0
         self.transport, self.peer, self.server, self.room = None, None, None, 65536
-        self.tasks = []
+        self.tasks, self.waiting, self.reader, self.writer = [], None, None, None
 
     def record(self, prefix, *words):
         self.counts[words[0]] = self.counts.get(words[0], 0) + 1
@@ -153,6 +163,12 @@ class Run:
                 self.room = int(words[0])
             case "soon":
                 asyncio.get_running_loop().call_soon(self.record, "", "soon", words[0])
+            case "feed":
+                self.reader.feed_data(text(words[0]))
+            case "feed_eof":
+                self.reader.feed_eof()
+            case "fail":
+                self.reader.set_exception(Failed())
             case "ask":
                 self.record("", "ask", words[0], self.answer(words[0]))
             case _:
@@ -180,6 +196,10 @@ class Run:
                 return yes(transport.get_protocol())
             case "serving":
                 return yes(self.server.is_serving())
+            case "at_eof":
+                return yes(self.reader.at_eof())
+            case "exception":
+                return yes(self.reader.exception())
 
     async def until(self, condition):
         end = time.monotonic() + PATIENCE
@@ -224,6 +244,8 @@ class Run:
         match what:
             case "send":
                 self.peer.sendall(bytes(int(words[0])))
+            case "say":
+                self.peer.sendall(text(words[0]))
             case "eof":
                 self.peer.shutdown(socket.SHUT_WR)
             case "close":
@@ -272,6 +294,11 @@ class Run:
         loop.set_exception_handler(lambda loop, context: None)
         protocol = Buffered if "buffered" in self.options else Stream
         factory = lambda: protocol(self)
+        if "reader" in self.options or "stream" in self.options:
+            self.reader = asyncio.StreamReader(limit=int(self.options[-1]))
+            factory = lambda: asyncio.StreamReaderProtocol(self.reader)
+        if "reader" in self.options:
+            return
         starts = "idle" not in self.options
         if "server" in self.options:
             if "unix" in self.options:
@@ -292,7 +319,56 @@ class Run:
             # Small, so that what is much fits in none.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        await loop.connect_accepted_socket(factory, ours)
+        self.transport, made = await loop.connect_accepted_socket(factory, ours)
+        if self.reader:
+            self.writer = asyncio.StreamWriter(self.transport, made, self.reader, loop)
+
+    async def read(self, name, *words):
+        """What a read gives, or another wait of a stream."""
+        match name:
+            case "read" | "readexactly":
+                return await getattr(self.reader, name)(int(words[0]))
+            case "readuntil":
+                return await self.reader.readuntil(text(words[0]) if words else b"")
+            case "readline":
+                return await self.reader.readline()
+            case _:
+                return await getattr(self.writer, name)()
+
+    def record_read(self, name, task):
+        try:
+            got = task.result()
+        except asyncio.CancelledError:
+            self.record("", name, "cancelled")
+        except asyncio.IncompleteReadError as error:
+            expected = "" if error.expected is None else f"of {error.expected}"
+            self.record("", name, "incomplete", quoted(error.partial), *([expected] if expected else []))
+        except asyncio.LimitOverrunError as error:
+            self.record("", name, "overrun", error.consumed)
+        except Failed:
+            self.record("", name, "failed")
+        except OSError as error:
+            self.record("", name, kind(error))
+        except ValueError:
+            self.record("", name, "overrun" if name == "readline" else "refused")
+        except RuntimeError:
+            self.record("", name, "refused")
+        else:
+            self.record("", name, "over" if got is None else quoted(got))
+
+    async def do_read(self, name, *words):
+        task = asyncio.ensure_future(self.read(name, *words))
+        await self.idle()
+        if task.done():
+            self.record_read(name, task)
+        else:
+            self.record("", name, "waits")
+            self.waiting = name, task
+
+    def look_at_waiting(self):
+        if self.waiting and self.waiting[1].done():
+            self.record_read(*self.waiting)
+            self.waiting = None
 
     async def perform_all(self, steps, folder):
         await self.begin(folder)
@@ -308,8 +384,15 @@ class Run:
                     await self.do_server(*words)
                 case "connect":
                     await self.connect()
+                case "cancel":
+                    self.waiting[1].cancel()
+                case _ if name in READS:
+                    await self.do_read(name, *words)
                 case _:
                     self.act([name, *words])
+            if self.reader:
+                await self.idle()
+                self.look_at_waiting()
         await self.idle()
         if self.peer:
             self.peer.close()

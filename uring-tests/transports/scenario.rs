@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proactor::buf::Chunk;
 use proactor::event_loop::call_soon;
 use proactor::net::{TcpStream, UnixStream};
 use proactor::transport::{
-    Buffered, BufferedProtocol, Protocol, Server, Transport, connect_accepted_socket, create_server,
-    create_unix_server,
+    Buffered, BufferedProtocol, Protocol, Server, StreamReader, StreamReaderProtocol, StreamWriter,
+    Transport, connect_accepted_socket, create_server, create_unix_server,
 };
-use proactor::{Task, spawn};
+use proactor::{IncompleteRead, LimitOverrun, MayBeCancelled, Task, spawn};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::harness::{patience, turns};
@@ -85,6 +85,41 @@ fn kind(error: Option<&io::Error>) -> &'static str {
 fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
+
+fn text(word: &str) -> Vec<u8> {
+    word.replace("\\n", "\n").into()
+}
+
+fn quoted(data: &[u8]) -> String {
+    format!("\"{}\"", String::from_utf8_lossy(data).replace('\n', "\\n"))
+}
+
+/// What a read gave, in the words of the recorder.
+fn describe(name: &str, result: io::Result<Option<Bytes>>) -> String {
+    let error = match result {
+        Ok(None) => return "over".into(),
+        Ok(Some(data)) => return quoted(&data),
+        Err(error) => error,
+    };
+    let inner = error.get_ref();
+    if let Some(incomplete) = inner.and_then(|inner| inner.downcast_ref::<IncompleteRead>()) {
+        let expected = incomplete.expected.map_or(String::new(), |expected| format!(" of {expected}"));
+        return format!("incomplete {}{expected}", quoted(&incomplete.partial));
+    }
+    if let Some(overrun) = inner.and_then(|inner| inner.downcast_ref::<LimitOverrun>()) {
+        return if name == "readline" { "overrun".into() } else { format!("overrun {}", overrun.consumed) };
+    }
+    if error.is_cancelled() {
+        return "cancelled".into();
+    }
+    match error.kind() {
+        io::ErrorKind::Unsupported => "failed".into(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::ResourceBusy => "refused".into(),
+        _ => kind(Some(&error)).into(),
+    }
+}
+
+const READS: &str = "read readexactly readline readuntil drain wait_closed";
 
 /// A protocol that records what it is told.
 struct Recorder {
@@ -166,6 +201,9 @@ impl BufferedProtocol for Recorder {
     }
 }
 
+/// A task that waits at a stream.
+type Reading = Task<io::Result<Option<Bytes>>>;
+
 struct Run {
     scenario: Scenario,
     this: Weak<Self>,
@@ -178,6 +216,10 @@ struct Run {
     server: RefCell<Option<Server>>,
     address: RefCell<Option<SockAddr>>,
     tasks: RefCell<Vec<Task<()>>>,
+    reader: RefCell<Option<StreamReader>>,
+    writer: RefCell<Option<Rc<StreamWriter>>>,
+    /// A read, or another wait of a stream.
+    waiting: RefCell<Option<(String, Reading)>>,
 }
 
 /// Performs a scenario, and returns what happened. UNIX servers listen at `path`.
@@ -194,10 +236,19 @@ pub(super) async fn perform(scenario: Scenario, path: PathBuf) -> io::Result<Vec
         server: RefCell::default(),
         address: RefCell::default(),
         tasks: RefCell::default(),
+        reader: RefCell::default(),
+        writer: RefCell::default(),
+        waiting: RefCell::default(),
     });
     run.perform_all(path).await?;
     let events = run.events.take();
     // What was left open, and cycles of the program.
+    let waiting = run.waiting.take();
+    if let Some((_, task)) = waiting {
+        task.cancel("as the scenario says");
+        drop(task.await);
+    }
+    drop((run.reader.take(), run.writer.take()));
     if let Some(transport) = run.transport.take() {
         transport.abort();
     }
@@ -254,6 +305,10 @@ impl Run {
         }
     }
 
+    fn reader(&self) -> StreamReader {
+        self.reader.borrow().clone().expect("a scenario with a reader")
+    }
+
     fn transport(&self) -> Transport {
         self.transport.borrow().clone().expect("the connection was made")
     }
@@ -279,6 +334,9 @@ impl Run {
                 }
             }
             "room" => self.room.set(number(0).expect("a number")),
+            "feed" => self.reader().feed_data(&text(words[0])),
+            "feed_eof" => self.reader().feed_eof(),
+            "fail" => self.reader().set_exception(io::ErrorKind::Unsupported.into()),
             "soon" => {
                 let (this, name) = (self.this.clone(), words[0].to_owned());
                 drop(call_soon(move || {
@@ -308,6 +366,8 @@ impl Run {
             "peername" => yes(transport().peername().is_some()).into(),
             "protocol" => yes(transport().protocol().is_some()).into(),
             "serving" => yes(self.server.borrow().as_ref().is_some_and(Server::is_serving)).into(),
+            "at_eof" => yes(self.reader().at_eof()).into(),
+            "exception" => yes(self.reader().exception().is_some()).into(),
             _ => panic!("nobody knows {what}"),
         }
     }
@@ -373,6 +433,10 @@ impl Run {
         let number = || word.map_or(usize::MAX, |word| word.parse().expect("a number"));
         match what {
             "send" => self.peer.borrow().as_ref().expect("a peer").write_all(&vec![0; number()])?,
+            "say" => {
+                let data = text(word.expect("a text"));
+                self.peer.borrow().as_ref().expect("a peer").write_all(&data)?;
+            }
             "eof" => self.peer.borrow().as_ref().expect("a peer").shutdown(Shutdown::Write)?,
             "close" => drop(self.peer.take()),
             "reset" => {
@@ -454,6 +518,13 @@ impl Run {
         if self.is("server") {
             return self.serve(path).await;
         }
+        if self.is("reader") || self.is("stream") {
+            let limit = self.scenario.options.last().expect("a limit").parse().expect("a number");
+            self.reader.replace(Some(StreamReader::new(limit)));
+        }
+        if self.is("reader") {
+            return Ok(());
+        }
         let (ours, peer) = if self.is("unix") {
             Socket::pair(Domain::UNIX, Type::STREAM, None)?
         } else {
@@ -468,6 +539,18 @@ impl Run {
         }
         peer.set_nonblocking(true)?;
         self.peer.replace(Some(peer));
+        if self.is("stream") {
+            let reader = self.reader();
+            let factory = move || StreamReaderProtocol::new(reader);
+            let (transport, protocol) = if self.is("unix") {
+                connect_accepted_socket(factory, UnixStream::from_std(ours.into())?).await?
+            } else {
+                connect_accepted_socket(factory, TcpStream::from_std(ours.into())?).await?
+            };
+            self.writer.replace(Some(Rc::new(protocol.writer(transport.clone()))));
+            self.transport.replace(Some(transport));
+            return Ok(());
+        }
         let factory = self.recorder();
         match (self.is("unix"), self.is("buffered")) {
             (true, true) => {
@@ -488,6 +571,44 @@ impl Run {
         Ok(())
     }
 
+    async fn read(&self, name: &str, words: &[String]) -> io::Result<()> {
+        let reader = self.reader();
+        let writer = self.writer.borrow().clone();
+        let (wait, name) = (name.to_owned(), name.to_owned());
+        let words = words.to_vec();
+        let mut task = spawn(async move {
+            let number = || words[0].parse::<usize>().expect("a number");
+            let writer = || writer.as_ref().expect("a scenario with a writer");
+            match wait.as_str() {
+                "read" if words[0] == "-1" => reader.read_to_end().await.map(Some),
+                "read" => reader.read(number()).await.map(Some),
+                "readexactly" => reader.readexactly(number()).await.map(Some),
+                "readline" => reader.readline().await.map(Some),
+                "readuntil" => {
+                    reader.readuntil(&text(words.first().map_or("", String::as_str))).await.map(Some)
+                }
+                "drain" => writer().drain().await.map(|()| None),
+                _ => writer().wait_closed().await.map(|()| None),
+            }
+        });
+        self.idle().await;
+        if task.is_finished() {
+            self.record("", &name, &describe(&name, (&mut task).await?));
+        } else {
+            self.record("", &name, "waits");
+            self.waiting.replace(Some((name, task)));
+        }
+        Ok(())
+    }
+
+    async fn look_at_waiting(&self) -> io::Result<()> {
+        let over = self.waiting.borrow_mut().take_if(|(_, task)| task.is_finished());
+        if let Some((name, task)) = over {
+            self.record("", &name, &describe(&name, task.await?));
+        }
+        Ok(())
+    }
+
     async fn perform_all(&self, path: PathBuf) -> io::Result<()> {
         self.begin(path).await?;
         for step in &self.scenario.steps {
@@ -500,7 +621,17 @@ impl Run {
                 ("peer", Some(what)) => self.peer_does(what, step.get(2)).await?,
                 ("server", Some(what)) => self.server_does(what).await?,
                 ("connect", None) => self.connect()?,
+                ("cancel", None) => {
+                    if let Some((_, task)) = &*self.waiting.borrow() {
+                        task.cancel("as the scenario says");
+                    }
+                }
+                (name, _) if READS.split(' ').any(|read| read == name) => self.read(name, &step[1..]).await?,
                 _ => self.act(step),
+            }
+            if self.reader.borrow().is_some() {
+                self.idle().await;
+                self.look_at_waiting().await?;
             }
         }
         self.idle().await;
