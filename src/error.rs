@@ -133,7 +133,8 @@ pub struct Closed {
 }
 
 impl Closed {
-    pub(crate) const fn new(what: &'static str) -> Self {
+    /// `what` is closed, for example `the stream`.
+    pub const fn new(what: &'static str) -> Self {
         Self { what }
     }
 }
@@ -148,7 +149,8 @@ pub struct Busy {
 }
 
 impl Busy {
-    pub(crate) const fn new(action: &'static str) -> Self {
+    /// Another task is `action`, for example `receiving from`.
+    pub const fn new(action: &'static str) -> Self {
         Self { action }
     }
 
@@ -182,7 +184,8 @@ pub struct Broken {
 }
 
 impl Broken {
-    pub(crate) const fn new(what: &'static str) -> Self {
+    /// `what` is broken, for example `the stream`.
+    pub const fn new(what: &'static str) -> Self {
         Self { what }
     }
 }
@@ -222,6 +225,42 @@ impl LimitOverrun {
     }
 }
 
+/// So many bytes came without the delimiter. They stay in the buffer, and can be received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no delimiter within the first {max_bytes} bytes")]
+#[non_exhaustive]
+pub struct DelimiterNotFound {
+    /// In how many bytes it was looked for.
+    pub max_bytes: usize,
+}
+
+impl DelimiterNotFound {
+    /// It was looked for in so many bytes.
+    pub const fn new(max_bytes: usize) -> Self {
+        Self { max_bytes }
+    }
+}
+
+/// A stream, or what it wraps, has no such attribute.
+#[doc(alias = "LookupError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no attribute {attribute}")]
+#[non_exhaustive]
+pub struct TypedAttributeLookupError {
+    attribute: &'static str,
+}
+
+impl TypedAttributeLookupError {
+    pub(crate) const fn new(attribute: &'static str) -> Self {
+        Self { attribute }
+    }
+
+    /// The name of the attribute.
+    pub fn attribute(&self) -> &'static str {
+        self.attribute
+    }
+}
+
 /// Something was given back that was not taken before: a release too many, or by somebody who holds nothing.
 #[doc(alias = "ValueError")]
 #[doc(alias = "RuntimeError")]
@@ -252,7 +291,8 @@ pub struct Unsent<T, E> {
 }
 
 impl<T, E> Unsent<T, E> {
-    pub(crate) fn new(item: T, error: E) -> Self {
+    /// `item` was not taken because of `error`.
+    pub fn new(item: T, error: E) -> Self {
         Self { item, error }
     }
 }
@@ -431,7 +471,8 @@ pub struct Failed<B> {
 }
 
 impl<B> Failed<B> {
-    pub(crate) fn new(error: io::Error, buf: B, done: usize) -> Self {
+    /// After `done` bytes of `buf` there was `error`.
+    pub fn new(error: io::Error, buf: B, done: usize) -> Self {
         Self { error, buf, done }
     }
 }
@@ -475,6 +516,8 @@ into_io_error! {
     EndOfStream => UnexpectedEof,
     IncompleteRead => UnexpectedEof,
     LimitOverrun => InvalidData,
+    DelimiterNotFound => InvalidData,
+    TypedAttributeLookupError => NotFound,
     Broken => BrokenPipe,
     Unbalanced => InvalidInput,
     SendfileNotAvailable => Unsupported,

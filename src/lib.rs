@@ -30,9 +30,9 @@ pub mod transport;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{
-    Broken, BrokenWorker, Busy, Cancelled, Closed, EndOfStream, Failed, IncompleteRead, JoinError,
-    LimitOverrun, MayBeCancelled, SendfileNotAvailable, TimedOut, Unbalanced, Unsent, WorkerPanicked,
-    WouldBlock,
+    Broken, BrokenWorker, Busy, Cancelled, Closed, DelimiterNotFound, EndOfStream, Failed, IncompleteRead,
+    JoinError, LimitOverrun, MayBeCancelled, SendfileNotAvailable, TimedOut, TypedAttributeLookupError,
+    Unbalanced, Unsent, WorkerPanicked, WouldBlock,
 };
 pub use runtime::{
     Builder, EventLoop, Interval, LoopHandle, RemoteTask, Sleep, Task, TaskFactory, TaskId, TaskInfo,

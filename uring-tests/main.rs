@@ -35,3 +35,4 @@ mod to_process;
 mod transports;
 mod waiting;
 mod wakers;
+mod wrappers;

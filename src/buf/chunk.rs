@@ -115,6 +115,20 @@ impl fmt::Debug for Chunk {
     }
 }
 
+impl From<Vec<u8>> for Chunk {
+    /// A chunk of other bytes than a socket's: for streams that make some of their own. No copy is made.
+    ///
+    /// # Panics
+    /// If there are 4 GiB or more.
+    fn from(bytes: Vec<u8>) -> Self {
+        thread_local! {
+            // One without buffers: it keeps what it is given.
+            static KEEPER: Rc<Pool> = Pool::new(1, 1);
+        }
+        Self::heap(KEEPER.with(Rc::clone), bytes)
+    }
+}
+
 impl From<Chunk> for Bytes {
     /// Copies a small chunk; takes the buffer of a big one out of the pool, which replaces it when it needs one.
     fn from(chunk: Chunk) -> Self {

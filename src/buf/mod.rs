@@ -28,6 +28,11 @@ pub unsafe trait IoBuf: 'static {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// The bytes.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: there are so many initialised bytes, which nobody changes while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
 }
 
 /// An owned buffer that the kernel can write into.
@@ -82,6 +87,16 @@ unsafe impl<const N: usize> IoBuf for &'static [u8; N] {
     }
     fn len(&self) -> usize {
         N
+    }
+}
+
+// SAFETY: only `&self` methods of the buffer can be called through an `Rc`, and the buffer does not move with it.
+unsafe impl IoBuf for std::rc::Rc<dyn IoBuf> {
+    fn as_ptr(&self) -> *const u8 {
+        (**self).as_ptr()
+    }
+    fn len(&self) -> usize {
+        (**self).len()
     }
 }
 

@@ -29,6 +29,10 @@ macro_rules! half {
                 shared.add_handle();
                 Self { shared, family: PhantomData }
             }
+
+            pub(crate) fn shared(&self) -> &Shared {
+                &self.shared
+            }
         }
 
         impl<F: Family> Drop for $name<F> {

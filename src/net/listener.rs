@@ -21,6 +21,7 @@ use crate::op::net::{AcceptMulti, AcceptTarget};
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check, cut};
 use crate::runtime::{Sleep, budget, core, sleep};
+use crate::stream::{Attributes, of_socket};
 
 /// Connections that a listener takes from the kernel before anybody asks; then accepting is stopped until they were
 /// taken, and the kernel's backlog holds the rest.
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     waiting: RefCell<VecDeque<(u64, Waiter)>>,
     futures_made: Cell<u64>,
     closed: Cell<bool>,
+    /// The end of the accept that is on its way closes the descriptor.
+    abandoned: Cell<bool>,
     /// The socket was made here, so no other process listens on it.
     is_ours: bool,
 }
@@ -135,6 +138,53 @@ impl Shared {
         Poll::Pending
     }
 
+    fn wake_all(&self, after: &mut Aftermath) {
+        after.wake(self.waiting.borrow_mut().drain(..).filter_map(|(_, waiter)| waiter.take()));
+    }
+
+    /// Closes the descriptor of an abandoned listener, once no operation uses it (C13).
+    fn close_if_over(&self) {
+        if self.abandoned.get() && self.accepting.get() == Accepting::Idle {
+            self.descriptor.release();
+        }
+    }
+
+    /// Closes a listener that others hold too; who waits is told.
+    async fn aclose(&self) -> io::Result<()> {
+        /// However it ends, the descriptor is closed.
+        struct Abandon<'a>(&'a Shared);
+        impl Drop for Abandon<'_> {
+            fn drop(&mut self) {
+                self.0.abandoned.set(true);
+                let ready = std::mem::take(&mut *self.0.ready.borrow_mut());
+                drop(ready);
+                self.0.close_if_over();
+            }
+        }
+        if self.closed.replace(true) {
+            return Ok(());
+        }
+        let _abandon = Abandon(self);
+        let mut after = Aftermath::default();
+        self.wake_all(&mut after);
+        after.run();
+        self.stopped().await;
+        self.descriptor.close().await
+    }
+
+    /// Waits until no accept is on its way.
+    async fn stopped(&self) {
+        std::future::poll_fn(|cx| {
+            if self.accepting.get() == Accepting::Idle {
+                return Poll::Ready(());
+            }
+            self.register(POLL_FACE, cx);
+            self.stop();
+            Poll::Pending
+        })
+        .await;
+    }
+
     fn wake_one(&self, after: &mut Aftermath) {
         after.wake(self.waiting.borrow_mut().pop_front().and_then(|(_, waiter)| waiter.take()));
     }
@@ -184,7 +234,8 @@ impl AcceptTarget for Shared {
             self.error.set(Some(errno));
         }
         // All who wait ask again: one gets the error, the next arms again.
-        after.wake(self.waiting.borrow_mut().drain(..).filter_map(|(_, waiter)| waiter.take()));
+        self.wake_all(after);
+        self.close_if_over();
     }
 }
 
@@ -210,6 +261,7 @@ impl<F: Family> Listener<F> {
             waiting: RefCell::default(),
             futures_made: Cell::new(POLL_FACE),
             closed: Cell::new(false),
+            abandoned: Cell::new(false),
             is_ours,
         });
         Self { shared, family: PhantomData }
@@ -287,6 +339,15 @@ impl<F: Family> Listener<F> {
         ready.into_iter().map(|fd| Stream::new(self.shared.descriptor.driver(), fd)).collect()
     }
 
+    pub(crate) fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(ACCEPT, self.shared.aclose())
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
+        let local = || self.shared.descriptor.with(|fd| control::local_address(fd)).ok();
+        of_socket(self.shared.descriptor.number(), local, || None)
+    }
+
     /// Stops accepting and closes the listener. Complete means that its address is free again.
     ///
     /// # Cancel safety
@@ -300,15 +361,7 @@ impl<F: Family> Listener<F> {
             shared.closed.set(true);
             // Cut short by a cancel, it goes on when this is dropped.
             let close = async {
-                std::future::poll_fn(|cx| {
-                    if shared.accepting.get() == Accepting::Idle {
-                        return Poll::Ready(());
-                    }
-                    shared.register(POLL_FACE, cx);
-                    shared.stop();
-                    Poll::Pending
-                })
-                .await;
+                shared.stopped().await;
                 shared.ready.borrow_mut().clear();
                 shared.descriptor.close().await
             };

@@ -12,6 +12,7 @@ mod listener;
 pub(crate) mod names;
 mod outbound;
 mod passed;
+mod resource;
 mod send_file;
 pub(crate) mod serve;
 pub(crate) mod shared;

@@ -14,10 +14,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::driver::{Aftermath, Key};
-use crate::error::Failed;
+use crate::error::{Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
 use crate::op::net::{Batch, SendBatch, SendOp, SendTarget};
+use crate::runtime::here;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, Waiter, check, outcome};
 
@@ -70,6 +71,11 @@ impl Outbound {
         self.backlog.get().map_or(0, |backlog| backlog.bytes.get())
     }
 
+    /// Somebody has the turn: an operation may be on its way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
     #[inline]
     fn is_awaited(&self) -> bool {
         self.backlog.get().is_some_and(|backlog| !backlog.queue.borrow().is_empty())
@@ -104,6 +110,17 @@ impl Outbound {
             match item {
                 Item::Bytes(bytes) => after.discard([bytes]),
                 Item::Turn(ticket) => after.wake(ticket.waiter.take()),
+            }
+        }
+        after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+    }
+
+    /// Whoever waits asks again: the stream is being closed, but what was written still goes out.
+    fn wake_all(&self, after: &mut Aftermath) {
+        let Some(backlog) = self.backlog.get() else { return };
+        for item in &*backlog.queue.borrow() {
+            if let Item::Turn(ticket) = item {
+                after.wake(ticket.waiter.take());
             }
         }
         after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
@@ -175,6 +192,12 @@ impl<O: SendOp> Sending<'_, O> {
             after.run();
         }
         let (bufs, sent) = op.into_parts();
+        if result == -libc::ECANCELED
+            && !here::is_cancelled()
+            && let Err(closed) = self.shared.check_open()
+        {
+            return Err(Failed::new(closed, bufs, sent));
+        }
         match outcome(result) {
             Ok(_) => Ok(bufs),
             Err(error) => Err(Failed::new(error, bufs, sent)),
@@ -223,6 +246,20 @@ impl<'a> Queued<'a> {
         }
         ready!(check(cx))?;
         self.shared.check_turn()?;
+        self.wait(cx)
+    }
+
+    /// As `poll`, for whoever closes the stream.
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ticket.granted.get() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(check(cx))?;
+        self.shared.check_sent()?;
+        self.wait(cx)
+    }
+
+    fn wait(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         self.ticket.waiter.register_for(cx, ROOM);
         Poll::Pending
     }
@@ -253,6 +290,12 @@ impl Shared {
     #[inline]
     fn check_turn(&self) -> io::Result<()> {
         self.check_open()?;
+        self.check_sent()
+    }
+
+    /// Whether no send has failed.
+    #[inline]
+    fn check_sent(&self) -> io::Result<()> {
         self.outbound.error.get().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
@@ -275,6 +318,40 @@ impl Shared {
         Ok(Turn { shared: self })
     }
 
+    /// Closes a stream that others hold too: who waits is told, what was written goes out first.
+    pub(crate) async fn aclose(&self) -> io::Result<()> {
+        /// However it ends, the descriptor is closed.
+        struct Abandon<'a>(&'a Shared);
+        impl Drop for Abandon<'_> {
+            fn drop(&mut self) {
+                self.0.abandon();
+            }
+        }
+        if self.closed.replace(true) {
+            return Ok(());
+        }
+        let _abandon = Abandon(self);
+        self.stop_receiving();
+        let mut after = Aftermath::default();
+        self.outbound.wake_all(&mut after);
+        after.wake(self.receiver.take());
+        after.run();
+        let sent = self.check_sent();
+        let sent = match sent {
+            Ok(()) if self.outbound.busy.get() => {
+                let queued = Queued::new(self);
+                poll_fn(|cx| queued.poll_last(cx)).await
+            }
+            sent => sent,
+        };
+        if sent.as_ref().is_err_and(MayBeCancelled::is_cancelled) {
+            return sent; // a send is on its way still, and the descriptor in use
+        }
+        poll_fn(|cx| self.poll_idle(cx)).await;
+        let closed = self.descriptor.close().await;
+        sent.and(closed)
+    }
+
     /// The turn is free, if nobody waits for it.
     #[inline]
     fn turn_ends(&self) -> bool {
@@ -282,6 +359,7 @@ impl Shared {
         if nobody {
             self.outbound.busy.set(false);
             self.outbound.in_flight.set(None);
+            self.close_if_over();
         }
         nobody
     }
@@ -290,6 +368,7 @@ impl Shared {
     fn next_turn(&self, after: &mut Aftermath) {
         self.outbound.busy.set(false);
         self.outbound.in_flight.set(None);
+        self.close_if_over();
         let Some(backlog) = self.outbound.backlog.get() else { return };
         let mut batch: Option<Box<Batch>> = None;
         loop {
@@ -398,6 +477,23 @@ impl Shared {
         self.descriptor.with(|fd| crate::driver::control::shutdown_write(fd))?;
         self.outbound.shut.set(true);
         Ok(())
+    }
+}
+
+impl Shared {
+    /// Closes the sending side: what was written goes out, then the end of the stream; at once if that is cut short.
+    pub(crate) async fn close_sending(&self) -> io::Result<()> {
+        struct Shut<'a>(&'a Shared);
+        impl Drop for Shut<'_> {
+            fn drop(&mut self) {
+                if !self.0.outbound.shut.replace(true) && !self.0.closed.get() {
+                    // It fails where the connection is gone already.
+                    let _ = self.0.descriptor.with(|fd| crate::driver::control::shutdown_write(fd));
+                }
+            }
+        }
+        let _shut = Shut(self);
+        self.shutdown_write().await
     }
 }
 

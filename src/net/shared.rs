@@ -18,6 +18,7 @@ use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
 use crate::op::net::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
 use crate::runtime::budget;
+use crate::runtime::here;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, Waiter, check, outcome};
 
@@ -35,8 +36,8 @@ enum Receiving {
     Armed(Key),
     /// Not armed for want of buffers; the pool feeds this socket in its turn.
     Starving,
-    /// A receive into the caller's buffer is in flight.
-    Single,
+    /// A receive into the caller's buffer is in flight, with this key once it was submitted.
+    Single(Option<Key>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(crate) struct Shared {
     pub(crate) inbound: Inbound,
     receiving: Cell<Receiving>,
     end: Cell<End>,
-    receiver: Waiter,
+    pub(crate) receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     pub(crate) receive_claimed: Cell<bool>,
     pub(crate) outbound: Outbound,
@@ -66,6 +67,10 @@ pub(crate) struct Shared {
     /// Streams and halves that use it.
     handles: Cell<u32>,
     pub(crate) closed: Cell<bool>,
+    /// Nothing more is received, though the stream is open.
+    receive_closed: Cell<bool>,
+    /// The last operation closes the descriptor.
+    abandoned: Cell<bool>,
 }
 
 impl Shared {
@@ -83,6 +88,8 @@ impl Shared {
             short_means_all,
             handles: Cell::new(1),
             closed: Cell::new(false),
+            receive_closed: Cell::new(false),
+            abandoned: Cell::new(false),
         })
     }
 
@@ -107,14 +114,25 @@ impl Shared {
         }
     }
 
-    fn abandon(&self) {
+    /// Ends everything that is on its way. What is not over then closes the descriptor when it is.
+    pub(crate) fn abandon(&self) {
         self.closed.set(true);
+        self.abandoned.set(true);
         self.stop_receiving();
         if let Some(key) = self.outbound.in_flight.get() {
             self.driver().cancel(key);
         }
         self.outbound.clear();
         drop(self.inbound.take());
+        self.close_if_over();
+    }
+
+    /// Closes the descriptor of an abandoned stream, once no operation uses it (C13).
+    pub(crate) fn close_if_over(&self) {
+        let receives = matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single(_));
+        if self.abandoned.get() && !receives && !self.outbound.is_busy() {
+            self.descriptor.release();
+        }
     }
 
     #[inline]
@@ -123,14 +141,28 @@ impl Shared {
     }
 
     pub(crate) fn stop_receiving(&self) {
-        if let Receiving::Armed(key) = self.receiving.get() {
+        if let Receiving::Armed(key) | Receiving::Single(Some(key)) = self.receiving.get() {
             self.driver().cancel(key);
         }
     }
 
+    /// From now on nothing is received; who waits hears of it.
+    pub(crate) fn close_receiving(&self) {
+        self.receive_closed.set(true);
+        self.stop_receiving();
+        drop(self.inbound.take());
+        self.receiver.wake();
+    }
+
+    #[inline]
+    fn check_receive(&self) -> io::Result<()> {
+        self.check_open()?;
+        if self.receive_closed.get() { Err(Closed::new("the receiving side").into()) } else { Ok(()) }
+    }
+
     fn arm(&self, spare: bool) {
         let Some(this) = self.rc() else { return };
-        debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single), "C9");
+        debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single(_)), "C9");
         if let Some(key) = self.driver().submit_detached(ReceiveMulti::new(this, spare)) {
             self.receiving.set(Receiving::Armed(key));
         }
@@ -181,7 +213,7 @@ impl Shared {
             self.receiver.clear();
             return Poll::Ready(Err(cancelled.into()));
         }
-        self.check_open()?;
+        self.check_receive()?;
         if self.inbound.bytes() > 0 {
             std::task::ready!(budget::spend(cx));
             return Poll::Ready(Ok(self.inbound.pop()));
@@ -193,7 +225,7 @@ impl Shared {
         match self.receiving.get() {
             Receiving::Idle => self.arm(false),
             Receiving::Starving => self.arm(true),
-            Receiving::Armed(_) | Receiving::Single => {}
+            Receiving::Armed(_) | Receiving::Single(_) => {}
         }
         Poll::Pending
     }
@@ -244,11 +276,27 @@ impl Shared {
             Some(Err(error)) => return Err(Failed::new(error, buf, 0)),
             None => {}
         }
-        self.receiving.set(Receiving::Single);
-        let (result, op) = Ask::new(self.driver(), ReceiveInto::new(self.clone(), buf), BYTES).await;
+        self.receiving.set(Receiving::Single(None));
+        let mut ask = Ask::new(self.driver(), ReceiveInto::new(self.clone(), buf), BYTES);
+        let (result, op) = std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut ask).poll(cx);
+            if polled.is_pending() {
+                self.receiving.set(Receiving::Single(ask.key()));
+            }
+            polled
+        })
+        .await;
         self.receiving.set(Receiving::Idle);
         let buf = op.into_buf();
         self.note_end(result);
+        if result == -libc::ECANCELED
+            && !here::is_cancelled()
+            && let Err(closed) = self.check_receive()
+        {
+            self.close_if_over();
+            return Err(Failed::new(closed, buf, 0));
+        }
+        self.close_if_over();
         match outcome(result) {
             Ok(count) => Ok((count as usize, buf)),
             Err(error) => Err(Failed::new(error, buf, 0)),
@@ -258,7 +306,7 @@ impl Shared {
     /// Waits until nothing is armed, or there are bytes already.
     pub(crate) fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(check(cx))?;
-        self.check_open()?;
+        self.check_receive()?;
         if self.inbound.bytes() > 0 {
             return budget::spend(cx).map(Ok);
         }
@@ -268,7 +316,7 @@ impl Shared {
                 return Poll::Ready(Ok(()));
             }
             Receiving::Armed(_) => self.stop_receiving(),
-            Receiving::Single => {}
+            Receiving::Single(_) => {}
         }
         self.receiver.register(cx);
         Poll::Pending
@@ -279,7 +327,7 @@ impl Shared {
         match self.receiving.get() {
             Receiving::Idle | Receiving::Starving => return Poll::Ready(()),
             Receiving::Armed(_) => self.stop_receiving(),
-            Receiving::Single => {}
+            Receiving::Single(_) => {}
         }
         self.receiver.register(cx);
         Poll::Pending
@@ -305,14 +353,19 @@ impl Shared {
                     return Poll::Ready(end.map(|()| None));
                 }
                 let op = ReceiveInto::new(self.clone(), buf()?);
-                self.receiving.set(Receiving::Single);
+                self.receiving.set(Receiving::Single(None));
                 asked.insert(Ask::new(self.driver(), op, BYTES))
             }
         };
-        let (result, op) = ready!(Pin::new(ask).poll(cx));
+        let polled = Pin::new(&mut *ask).poll(cx);
+        if polled.is_pending() {
+            self.receiving.set(Receiving::Single(ask.key()));
+        }
+        let (result, op) = ready!(polled);
         *asked = None;
         self.receiving.set(Receiving::Idle);
         self.note_end(result);
+        self.close_if_over();
         match outcome(result)? {
             0 => Poll::Ready(Ok(None)),
             count => Poll::Ready(Ok(Some((count as usize, op.into_buf())))),
@@ -345,6 +398,9 @@ pub(crate) struct Claim<'a>(pub(crate) &'a Shared);
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.0.receiving.get() == Receiving::Single(None) {
+            self.0.receiving.set(Receiving::Idle); // it was never submitted
+        }
         self.0.forget_receiver();
     }
 }
@@ -355,7 +411,7 @@ impl ReceiveTarget for Shared {
     }
 
     fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool {
-        if self.closed.get() {
+        if self.check_receive().is_err() {
             return true; // nobody is left to take it
         }
         self.inbound.push_last(chunk);
@@ -381,10 +437,11 @@ impl ReceiveTarget for Shared {
         }
         // Whoever waits asks again, which arms again.
         self.wake_receiver(after);
+        self.close_if_over();
     }
 
     fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath) {
-        if !self.closed.get() {
+        if self.check_receive().is_ok() {
             self.inbound.push_first(Chunk::heap(self.driver().pool().clone(), bytes.to_vec()));
             self.wake_receiver(after);
         }
@@ -394,6 +451,7 @@ impl ReceiveTarget for Shared {
         self.receiving.set(Receiving::Idle);
         self.note_end(result);
         self.wake_receiver(after);
+        self.close_if_over();
     }
 
     fn short_means_all(&self) -> bool {

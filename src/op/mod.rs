@@ -96,13 +96,18 @@ impl Descriptor {
             }
         }
     }
+
+    /// Closes the descriptor, unheard. Call it when no operation uses it.
+    pub(crate) fn release(&self) {
+        if let Some(fd) = self.fd.take() {
+            self.driver.close(fd, self.lingers.get());
+        }
+    }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        if let Some(fd) = self.fd.take() {
-            self.driver.close(fd, self.lingers.get());
-        }
+        self.release();
     }
 }
 

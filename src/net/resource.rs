@@ -1,0 +1,140 @@
+//! Sockets as streams and listeners of `stream`: what its traits ask for.
+
+use std::future::Future;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::buf::{Chunk, IoBuf};
+use crate::driver::control;
+use crate::error::Failed;
+use crate::net::halves::{ReceiveHalf, SendHalf};
+use crate::net::shared::Shared;
+use crate::net::{Family, Listener, Stream};
+use crate::runtime::scope::What;
+use crate::runtime::wait::cut;
+use crate::stream::{
+    AsyncResource, Attributes, ByteReceiveStream, ByteSendStream, ByteStream, PollByteStream,
+    TypedAttributeProvider, of_socket,
+};
+
+const CLOSE: What = What(&"a stream to close");
+
+impl Shared {
+    fn attributes(&self) -> Attributes<'_> {
+        let local = || self.descriptor.with(|fd| control::local_address(fd)).ok();
+        let remote = || self.descriptor.with(|fd| control::peer_address(fd)).ok();
+        of_socket(self.descriptor.number(), local, remote)
+    }
+}
+
+impl<F: Family> AsyncResource for Stream<F> {
+    /// Sends what was [written](Stream::write), as long as that takes, then closes. A send that has begun ends first;
+    /// others, and who receives, are told [`Closed`](crate::Closed) at once.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(CLOSE, self.shared.aclose())
+    }
+}
+
+impl<F: Family> TypedAttributeProvider for Stream<F> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.shared.attributes()
+    }
+}
+
+impl<F: Family> ByteReceiveStream for Stream<F> {
+    fn receive(&self) -> impl Future<Output = io::Result<Option<Chunk>>> {
+        Self::receive(self)
+    }
+}
+
+impl<F: Family> ByteSendStream for Stream<F> {
+    fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> {
+        Self::send(self, buf)
+    }
+}
+
+impl<F: Family> ByteStream for Stream<F> {
+    fn send_eof(&self) -> impl Future<Output = io::Result<()>> {
+        self.shutdown_write()
+    }
+
+    fn poll_faces(&self) -> Option<&dyn PollByteStream> {
+        Some(self)
+    }
+}
+
+impl<F: Family> PollByteStream for Stream<F> {
+    fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        Self::poll_receive(self, cx)
+    }
+
+    fn write(&self, data: Bytes) -> io::Result<usize> {
+        self.shared.write(data)
+    }
+
+    fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
+        Self::poll_flush(self, cx, below)
+    }
+}
+
+impl<F: Family> AsyncResource for ReceiveHalf<F> {
+    /// Stops receiving: what comes from now on is dropped. The other half goes on.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        self.shared().close_receiving();
+        std::future::ready(Ok(()))
+    }
+}
+
+impl<F: Family> TypedAttributeProvider for ReceiveHalf<F> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.shared().attributes()
+    }
+}
+
+impl<F: Family> ByteReceiveStream for ReceiveHalf<F> {
+    fn receive(&self) -> impl Future<Output = io::Result<Option<Chunk>>> {
+        Self::receive(self)
+    }
+}
+
+impl<F: Family> AsyncResource for SendHalf<F> {
+    /// Sends what was written, and then the end of the stream. The other half goes on.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        self.shared().close_sending()
+    }
+}
+
+impl<F: Family> TypedAttributeProvider for SendHalf<F> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.shared().attributes()
+    }
+}
+
+impl<F: Family> ByteSendStream for SendHalf<F> {
+    fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> {
+        Self::send(self, buf)
+    }
+}
+
+impl<F: Family> AsyncResource for Listener<F> {
+    /// Stops accepting and closes; who accepts is told [`Closed`](crate::Closed).
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        Self::aclose(self)
+    }
+}
+
+impl<F: Family> TypedAttributeProvider for Listener<F> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.attributes()
+    }
+}
+
+impl<F: Family> crate::stream::Listener for Listener<F> {
+    type Stream = Stream<F>;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Stream<F>>> {
+        Self::accept(self)
+    }
+}
