@@ -2,6 +2,8 @@
 
 mod buffered;
 mod closing;
+#[cfg(feature = "tls")]
+mod tls;
 mod traits;
 
 use std::cell::{Cell, RefCell};

@@ -49,6 +49,7 @@ pub fn system_roots() -> io::Result<RootCertStore> {
 /// # Ok(()) }
 /// ```
 #[doc(alias = "create_default_context")]
+#[expect(clippy::missing_panics_doc, reason = "this provider has all that TLS 1.2 and 1.3 need")]
 pub fn client_config(roots: impl Into<Arc<RootCertStore>>) -> ClientConfig {
     ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -63,6 +64,7 @@ pub fn client_config(roots: impl Into<Arc<RootCertStore>>) -> ClientConfig {
 /// # Errors
 /// If the key is not one of the certificate.
 #[doc(alias = "create_default_context")]
+#[expect(clippy::missing_panics_doc, reason = "this provider has all that TLS 1.2 and 1.3 need")]
 pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,

@@ -1,11 +1,22 @@
-//! TLS over any byte stream, by `rustls`.
+//! TLS over any byte stream, by [`rustls`].
+//!
+//! [`TlsStream::client`] and [`TlsStream::server`] make a TLS stream of a stream, also in the middle of a connection;
+//! [`TlsListener`] does so for each stream of a listener. [`client_config`] and [`server_config`] give configurations with
+//! secure defaults; those of `rustls` can do more: certificates of clients, several names, resumption, other cryptography.
 
-mod config;
-mod session;
+mod attribute;
+pub(crate) mod config;
+mod link;
+mod listener;
+pub(crate) mod session;
+mod stream;
+mod wrap;
 
 /// The TLS library, whose configurations are given to this module.
 pub use rustls;
 
+pub use attribute::TlsAttribute;
 pub use config::{client_config, load_cert_chain, server_config, system_roots};
-pub(crate) use config::{default_client_config, server_name};
-pub(crate) use session::{PIECE, Session};
+pub use listener::TlsListener;
+pub use stream::{TlsStream, Truncated};
+pub use wrap::{HandshakeFailed, Wrap};

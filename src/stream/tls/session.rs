@@ -91,6 +91,11 @@ impl Session {
         self.connection.writer().write(&plaintext[..plaintext.len().min(PIECE)])
     }
 
+    /// Goes on with new keys, and asks the peer to do the same.
+    pub(crate) fn renew_keys(&mut self) -> io::Result<()> {
+        self.connection.refresh_traffic_keys().map_err(tls_error)
+    }
+
     /// Tells the peer that no more comes: its last record. Doing it twice does nothing.
     pub(crate) fn end(&mut self) {
         if !std::mem::replace(&mut self.has_ended, true) {

@@ -1,0 +1,143 @@
+//! The stream below: asked by polling, and never left in the middle of a send.
+//!
+//! Records must reach the peer whole and in order, so no send may be dropped half-way. A stream with poll faces keeps
+//! what is to be sent by itself; for any other one the futures of its operations are kept here, and whoever needs
+//! progress polls them on.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use crate::buf::Chunk;
+use crate::error::{Failed, MayBeCancelled};
+use crate::runtime::wait::check;
+use crate::stream::ByteStream;
+use crate::stream::bytes::BoxFuture;
+
+type Receiving = BoxFuture<'static, io::Result<Option<Chunk>>>;
+type Sending = BoxFuture<'static, Result<Bytes, Failed<Bytes>>>;
+
+pub(crate) struct Link<S> {
+    stream: Rc<S>,
+    receiving: Cell<Option<Receiving>>,
+    sending: Cell<Option<Sending>>,
+    /// Bytes of the send that is on its way.
+    in_flight: Cell<usize>,
+    /// What is to be sent behind that.
+    queue: RefCell<Vec<u8>>,
+    /// A send failed, of this kind: nothing more can be sent.
+    failed: Cell<Option<io::ErrorKind>>,
+}
+
+impl<S: ByteStream + 'static> Link<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream: Rc::new(stream),
+            receiving: Cell::default(),
+            sending: Cell::default(),
+            in_flight: Cell::new(0),
+            queue: RefCell::default(),
+            failed: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    pub(crate) fn into_stream(self) -> S {
+        drop((self.receiving, self.sending));
+        Rc::into_inner(self.stream).expect("only the futures that were just dropped used it too")
+    }
+
+    pub(crate) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        if let Some(faces) = self.stream.poll_faces() {
+            return faces.poll_receive(cx);
+        }
+        // A reply that waits for room goes out meanwhile. If that fails, the next send says so.
+        let _ = self.poll_flush(cx, 0)?;
+        loop {
+            ready!(check(cx))?;
+            let mut receiving = self.receiving.take().unwrap_or_else(|| {
+                let stream = self.stream.clone();
+                Box::pin(async move { stream.receive().await })
+            });
+            match receiving.as_mut().poll(cx) {
+                Poll::Ready(Err(error)) if error.is_cancelled() => {} // for whoever polled it before
+                Poll::Ready(received) => return Poll::Ready(received),
+                Poll::Pending => {
+                    self.receiving.set(Some(receiving));
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Queues bytes to be sent. With poll faces they are on their way at once.
+    pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match self.stream.poll_faces() {
+            Some(faces) => faces.write(bytes.into()).map(drop),
+            None => {
+                self.check()?;
+                self.queue.borrow_mut().extend_from_slice(&bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.failed.get().map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    /// How much is on its way, or waits.
+    fn left(&self) -> usize {
+        self.in_flight.get() + self.queue.borrow().len()
+    }
+
+    /// Ready when at most `below` bytes are left to be sent.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
+        if let Some(faces) = self.stream.poll_faces() {
+            return faces.poll_flush(cx, below);
+        }
+        loop {
+            self.check()?;
+            if self.left() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(check(cx))?;
+            let mut sending = self.sending.take().unwrap_or_else(|| self.next_send());
+            match sending.as_mut().poll(cx) {
+                Poll::Ready(Ok(_)) => self.in_flight.set(0),
+                Poll::Ready(Err(failed)) if failed.error.is_cancelled() => self.put_back(&failed),
+                Poll::Ready(Err(failed)) => {
+                    self.failed.set(Some(failed.error.kind()));
+                    return Poll::Ready(Err(failed.error));
+                }
+                Poll::Pending => {
+                    self.sending.set(Some(sending));
+                    return if self.left() <= below { Poll::Ready(Ok(())) } else { Poll::Pending };
+                }
+            }
+        }
+    }
+
+    fn next_send(&self) -> Sending {
+        let bytes = std::mem::take(&mut *self.queue.borrow_mut());
+        self.in_flight.set(bytes.len());
+        let stream = self.stream.clone();
+        Box::pin(async move { stream.send(Bytes::from(bytes)).await })
+    }
+
+    /// A cancel met the send that was on its way, for whoever polled it before: the rest goes first.
+    fn put_back(&self, failed: &Failed<Bytes>) {
+        self.in_flight.set(0);
+        let rest = &failed.buf[failed.done.min(failed.buf.len())..];
+        self.queue.borrow_mut().splice(..0, rest.iter().copied());
+    }
+}

@@ -1,0 +1,151 @@
+//! A listener whose streams are TLS streams.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use crate::cancel::TaskGroup;
+use crate::error::MayBeCancelled;
+use crate::stream::tls::attribute::TlsAttribute;
+use crate::stream::tls::stream::TlsStream;
+use crate::stream::tls::wrap::HandshakeFailed;
+use crate::stream::{AsyncResource, Attributes, ByteStream, Listener, TypedAttributeProvider};
+
+type OnError<S> = Rc<dyn Fn(HandshakeFailed<S>)>;
+
+/// Makes a TLS stream of each stream that another listener brings.
+///
+/// [`serve_in`](Listener::serve_in) does the handshakes in the tasks of the streams, so a slow one holds nobody up.
+/// [`accept`](Listener::accept) does them one by one. For a limit of connections and an orderly end use the
+/// [`serve`](crate::net::Listener::serve) of the sockets instead, with [`TlsStream::server`] in the handler.
+pub struct TlsListener<L: Listener> {
+    listener: L,
+    shared: Shared<L::Stream>,
+}
+
+struct Shared<S> {
+    config: Arc<ServerConfig>,
+    standard_compatible: bool,
+    limit: Duration,
+    on_error: OnError<S>,
+}
+
+impl<S> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self { config: self.config.clone(), on_error: self.on_error.clone(), ..*self }
+    }
+}
+
+impl<S: ByteStream + 'static> Shared<S> {
+    /// `None`: it failed, and whoever is to be told was.
+    async fn handshake(&self, stream: S) -> io::Result<Option<TlsStream<S>>> {
+        let wrap = TlsStream::server(stream, self.config.clone())
+            .standard_compatible(self.standard_compatible)
+            .handshake_timeout(self.limit);
+        match wrap.handshake().await {
+            Ok(tls) => Ok(Some(tls)),
+            Err(failed) if failed.error.is_cancelled() => Err(failed.error),
+            Err(failed) => {
+                (self.on_error)(failed);
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl<L: Listener> TlsListener<L> {
+    /// TLS on what `listener` brings, with the configuration of a server.
+    pub fn new(listener: L, config: Arc<ServerConfig>) -> Self {
+        let on_error = Rc::new(|failed: HandshakeFailed<_>| eprintln!("proactor: {failed}"));
+        let shared = Shared { config, standard_compatible: true, limit: Duration::from_secs(30), on_error };
+        Self { listener, shared }
+    }
+
+    /// As [`Wrap::standard_compatible`](crate::stream::tls::Wrap::standard_compatible), for each stream. Default: yes.
+    #[must_use]
+    pub fn standard_compatible(mut self, on: bool) -> Self {
+        self.shared.standard_compatible = on;
+        self
+    }
+
+    /// How long a handshake may take. Default: half a minute.
+    #[must_use]
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.shared.limit = limit;
+        self
+    }
+
+    /// Who is told of handshakes that failed, and gets their streams. Default: that is written to standard error, and the
+    /// stream dropped.
+    #[doc(alias = "handle_handshake_error")]
+    #[must_use]
+    pub fn on_handshake_error(mut self, f: impl Fn(HandshakeFailed<L::Stream>) + 'static) -> Self {
+        self.shared.on_error = Rc::new(f);
+        self
+    }
+
+    /// The wrapped listener.
+    pub fn get_ref(&self) -> &L {
+        &self.listener
+    }
+}
+
+impl<L: Listener> AsyncResource for TlsListener<L> {
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        self.listener.aclose()
+    }
+}
+
+impl<L: Listener> TypedAttributeProvider for TlsListener<L> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        let standard_compatible = self.shared.standard_compatible;
+        self.listener
+            .extra_attributes()
+            .with(TlsAttribute::STANDARD_COMPATIBLE, move || Some(standard_compatible))
+    }
+}
+
+impl<L: Listener<Stream: ByteStream>> Listener for TlsListener<L> {
+    type Stream = TlsStream<L::Stream>;
+
+    /// Completes with the next stream whose handshake succeeds.
+    ///
+    /// # Cancel safety
+    /// *May have happened*: a stream whose handshake has begun is dropped.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> {
+        async move {
+            loop {
+                let stream = self.listener.accept().await?;
+                if let Some(tls) = self.shared.handshake(stream).await? {
+                    return Ok(tls);
+                }
+            }
+        }
+    }
+
+    fn serve_in<E, H>(&self, group: &TaskGroup<E>, handler: H) -> impl Future<Output = io::Result<()>>
+    where
+        E: MayBeCancelled + 'static,
+        H: AsyncFn(Self::Stream) -> Result<(), E> + 'static,
+    {
+        let (shared, handler) = (self.shared.clone(), Rc::new(handler));
+        self.listener.serve_in(group, async move |stream| {
+            // Only a cancel is an error here, and the group knows of that.
+            match shared.handshake(stream).await {
+                Ok(Some(tls)) => handler(tls).await,
+                Ok(None) | Err(_) => Ok(()),
+            }
+        })
+    }
+}
+
+impl<L: Listener + fmt::Debug> fmt::Debug for TlsListener<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsListener").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,224 @@
+//! How a stream becomes a TLS stream.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::cancel::fail_after;
+use crate::net::names::in_pool;
+use crate::runtime::core;
+use crate::runtime::scope::What;
+use crate::stream::ByteStream;
+use crate::stream::tls::config::{default_client_config, server_name};
+use crate::stream::tls::session::Session;
+use crate::stream::tls::stream::TlsStream;
+
+/// The limit of a handshake where none was given.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a failed handshake waits for the peer to take the alert that says why.
+const ALERT: Duration = Duration::from_secs(1);
+
+/// A handshake failed, or took too long: why, and the stream below, which is of little further use.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct HandshakeFailed<S> {
+    /// What went wrong.
+    pub error: io::Error,
+    /// The stream below.
+    pub stream: S,
+}
+
+impl<S> fmt::Display for HandshakeFailed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TLS handshake failed: {}", self.error)
+    }
+}
+
+impl<S: fmt::Debug> std::error::Error for HandshakeFailed<S> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<S> From<HandshakeFailed<S>> for io::Error {
+    fn from(failed: HandshakeFailed<S>) -> Self {
+        failed.error
+    }
+}
+
+enum Side {
+    Client { name: String, config: Option<Arc<ClientConfig>> },
+    Server { config: Arc<ServerConfig> },
+}
+
+/// A stream that is to become a TLS stream, ready for [`handshake`](Self::handshake).
+#[must_use = "nothing happens until `handshake` is awaited"]
+pub struct Wrap<S> {
+    stream: S,
+    side: Side,
+    standard_compatible: bool,
+    limit: Duration,
+    received: Vec<u8>,
+}
+
+impl<S: ByteStream + 'static> TlsStream<S> {
+    /// Makes `stream` the client's side of a TLS connection to the server `name`, whose certificate is checked against
+    /// that name, and against the authorities that this system trusts if no other
+    /// [configuration](Wrap::client_config) is given.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use proactor::net::TcpStream;
+    /// use proactor::stream::tls::TlsStream;
+    /// use proactor::stream::{ByteReceiveStream, ByteSendStream};
+    ///
+    /// fn main() -> std::io::Result<()> {
+    ///     proactor::run(async {
+    ///         let tcp = TcpStream::connect(("example.org", 443)).await?;
+    ///         // Servers of HTTP close without ending TLS; there the length says what is missing.
+    ///         let tls = TlsStream::client(tcp, "example.org").standard_compatible(false).handshake().await?;
+    ///         tls.send("GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n").await?;
+    ///         while let Some(chunk) = tls.receive().await? {
+    ///             print!("{}", String::from_utf8_lossy(&chunk));
+    ///         }
+    ///         Ok::<_, std::io::Error>(())
+    ///     })
+    /// }
+    /// ```
+    #[doc(alias = "wrap")]
+    #[doc(alias = "start_tls")]
+    pub fn client(stream: S, name: &str) -> Wrap<S> {
+        Wrap::new(stream, Side::Client { name: name.to_owned(), config: None })
+    }
+
+    /// Makes `stream` the server's side of a TLS connection.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use proactor::net::{TcpListener, TcpStream};
+    /// use proactor::stream::tls::{TlsStream, load_cert_chain, server_config};
+    /// use proactor::stream::{AsyncResource, ByteReceiveStream, ByteSendStream};
+    ///
+    /// fn main() -> std::io::Result<()> {
+    ///     let (chain, key) = load_cert_chain("cert.pem", "key.pem")?;
+    ///     let config = Arc::new(server_config(chain, key)?);
+    ///     proactor::run(async {
+    ///         let listener = TcpListener::bind("127.0.0.1:7000").await?;
+    ///         let echo = async move |tcp: TcpStream| {
+    ///             let tls = TlsStream::server(tcp, config.clone()).handshake().await?;
+    ///             while let Some(chunk) = tls.receive().await? {
+    ///                 tls.send(chunk).await?;
+    ///             }
+    ///             tls.aclose().await
+    ///         };
+    ///         listener.serve(echo).max_connections(1000).until_cancelled().await
+    ///     })
+    /// }
+    /// ```
+    #[doc(alias = "wrap")]
+    #[doc(alias = "start_tls")]
+    pub fn server(stream: S, config: Arc<ServerConfig>) -> Wrap<S> {
+        Wrap::new(stream, Side::Server { config })
+    }
+}
+
+impl<S: ByteStream + 'static> Wrap<S> {
+    fn new(stream: S, side: Side) -> Self {
+        Self { stream, side, standard_compatible: true, limit: LIMIT, received: Vec::new() }
+    }
+
+    /// The configuration of a client; a server has been given one already.
+    #[doc(alias = "ssl_context")]
+    pub fn client_config(mut self, new: Arc<ClientConfig>) -> Self {
+        if let Side::Client { config, .. } = &mut self.side {
+            *config = Some(new);
+        }
+        self
+    }
+
+    /// Whether the end of TLS is told to the peer when the stream is closed, and required of it: an end of the connection
+    /// without it is then an error, [`Truncated`](crate::stream::tls::Truncated), else the end of the stream like any
+    /// other. Default: yes. Protocols that say themselves how much they send may do without; HTTP is one.
+    pub fn standard_compatible(mut self, on: bool) -> Self {
+        self.standard_compatible = on;
+        self
+    }
+
+    /// How long the handshake may take. Default: a minute.
+    #[doc(alias = "ssl_handshake_timeout")]
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Bytes of the peer's TLS that were received from the stream already: where a connection becomes a TLS one in its
+    /// middle, the peer may have been quick.
+    pub fn received(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.received.extend_from_slice(bytes.as_ref());
+        self
+    }
+
+    /// Speaks with the peer until both know the keys.
+    ///
+    /// # Cancel safety
+    /// *Data already received is lost*, and the stream with it.
+    ///
+    /// # Errors
+    /// With the stream: a [`rustls::Error`] inside of an `io::Error` of kind `InvalidData`, if the peer is not who it
+    /// should be, or does not speak TLS; [`TimedOut`](crate::TimedOut); `InvalidInput`, if the name of the server is none;
+    /// those of the stream.
+    #[doc(alias = "do_handshake")]
+    pub fn handshake(self) -> impl Future<Output = Result<TlsStream<S>, HandshakeFailed<S>>> {
+        async move {
+            let session = match session(self.side).await {
+                Ok(session) => session,
+                Err(error) => return Err(HandshakeFailed { error, stream: self.stream }),
+            };
+            let tls = TlsStream::new(self.stream, session, self.standard_compatible);
+            if !self.received.is_empty() {
+                tls.take_in(&self.received);
+            }
+            match fail_after(self.limit, poll_fn(|cx| tls.poll_handshake(cx))).await {
+                Ok(()) => Ok(tls),
+                Err(error) => {
+                    // The alert that says why, if the peer takes it.
+                    let _ = fail_after(ALERT, poll_fn(|cx| tls.link.poll_flush(cx, 0))).await;
+                    Err(HandshakeFailed { error, stream: tls.link.into_stream() })
+                }
+            }
+        }
+    }
+}
+
+async fn session(side: Side) -> io::Result<Session> {
+    match side {
+        Side::Server { config } => Session::server(config),
+        Side::Client { name, config } => {
+            let name = server_name(&name)?;
+            let config = match config {
+                Some(config) => config,
+                // It reads files.
+                None => {
+                    let driver = core::current().driver.clone();
+                    in_pool(&driver, What(&"the trusted certificates"), default_client_config).await??
+                }
+            };
+            Session::client(config, name)
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Wrap<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrap")
+            .field("stream", &self.stream)
+            .field("server", &matches!(self.side, Side::Server { .. }))
+            .finish_non_exhaustive()
+    }
+}

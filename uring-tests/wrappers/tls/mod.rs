@@ -1,0 +1,82 @@
+//! TLS: our client with our server, and what each promises; other people's TLS is in `interop`.
+
+mod handshake;
+mod records;
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use proactor::stream::ByteStream;
+use proactor::stream::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use proactor::stream::tls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use proactor::stream::tls::{HandshakeFailed, TlsStream, client_config, server_config};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+/// An authority, made once, and what it vouches for.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+}
+
+fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test authority");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Authority { issuer: Issuer::new(params, key), certificate }
+    })
+}
+
+/// A certificate for these names, and its key.
+fn identity(names: &[&str]) -> (rcgen::Certificate, KeyPair) {
+    let key = KeyPair::generate().expect("a key");
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let params = CertificateParams::new(names).expect("parameters");
+    (params.signed_by(&key, &authority().issuer).expect("a certificate"), key)
+}
+
+fn chain_and_key(names: &[&str]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let (certificate, key) = identity(names);
+    (vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+}
+
+fn roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().certificate.der().clone()).expect("a root");
+    roots
+}
+
+/// A server that is `localhost` and `127.0.0.1`.
+fn server() -> ServerConfig {
+    let (chain, key) = chain_and_key(&["localhost", "127.0.0.1"]);
+    server_config(chain, key).expect("a configuration")
+}
+
+fn client() -> ClientConfig {
+    client_config(roots())
+}
+
+/// Both sides of a TLS connection over these two streams.
+async fn wrapped<A, B>(client_side: A, server_side: B) -> io::Result<(TlsStream<A>, TlsStream<B>)>
+where
+    A: ByteStream + 'static,
+    B: ByteStream + 'static,
+{
+    let ours = TlsStream::client(client_side, "localhost").client_config(Arc::new(client())).handshake();
+    let theirs = TlsStream::server(server_side, Arc::new(server())).handshake();
+    let (ours, theirs) = futures_util::join!(ours, theirs);
+    Ok((ours.map_err(error)?, theirs.map_err(error)?))
+}
+
+fn error<S>(failed: HandshakeFailed<S>) -> io::Error {
+    failed.into()
+}
+
+async fn tls_pair() -> io::Result<(TlsStream<proactor::net::TcpStream>, TlsStream<proactor::net::TcpStream>)>
+{
+    let (ours, theirs) = crate::harness::tcp_pair().await?;
+    wrapped(ours, theirs).await
+}
