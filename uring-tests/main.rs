@@ -10,6 +10,7 @@ mod cancel;
 mod choice;
 mod compat;
 mod contract;
+mod copy;
 mod costs;
 mod event_loop;
 mod faults;

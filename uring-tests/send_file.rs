@@ -82,9 +82,9 @@ async fn receive_exactly(stream: &TcpStream, len: usize) -> io::Result<Vec<u8>> 
     Ok(all)
 }
 
-/// A connection whose sockets hold little.
+/// A connection whose sockets hold little. The sender was accepted, as it is in a server.
 async fn narrow_pair() -> io::Result<(TcpStream, TcpStream)> {
-    let (ours, theirs) = tcp_pair().await?;
+    let (theirs, ours) = tcp_pair().await?;
     ours.with_socket(|socket| socket.set_send_buffer_size(32 * KIB))?;
     theirs.with_socket(|socket| socket.set_recv_buffer_size(32 * KIB))?;
     Ok((ours, theirs))
@@ -272,18 +272,18 @@ fn a_slow_reader_gets_every_byte(cx: Cx) {
 }
 
 fn a_cancel_at_any_moment_leaves_an_exact_count_and_a_working_stream(cx: Cx) {
-    const LEN: usize = 6 * MIB;
+    const LEN: usize = 3 * MIB;
     let folder = Folder::new();
     cx.run(async {
         let file = File::open(file_of(&folder, LEN)?).await?;
         let expected = pattern(0, LEN);
         let (mut random, mut stopped) = (Random(1), 0);
-        for round in 0..40 {
+        for round in 0..24 {
             let (ours, theirs) = if round % 2 == 0 { tcp_pair().await? } else { narrow_pair().await? };
             let receiver = spawn(async move { receive_all(&theirs).await });
             let scope = CancelScope::new();
             let handle = scope.clone();
-            let moment = random.below(200);
+            let moment = random.below(100);
             drop(spawn(async move {
                 turns(moment).await;
                 handle.cancel();
@@ -307,7 +307,7 @@ fn a_cancel_at_any_moment_leaves_an_exact_count_and_a_working_stream(cx: Cx) {
             let sent = sent.get().expect("it was told");
             assert_same(&received, &[&expected[..sent], b"and on"].concat(), &format!("round {round}"));
         }
-        assert!(stopped > 5, "only {stopped} were stopped on their way");
+        assert!(stopped > 4, "only {stopped} were stopped on their way");
         Ok::<_, io::Error>(())
     });
 }
@@ -352,7 +352,7 @@ fn hundreds_of_peers_that_do_not_read_hold_no_pipe_and_stop_nobody(cx: Cx) {
     }
     let folder = Folder::new();
     cx.run(async {
-        let len = 2 * MIB;
+        let len = MIB;
         let file = Rc::new(File::open(file_of(&folder, len)?).await?);
         let before = open_descriptors();
         let (mut peers, mut senders) = (Vec::new(), Vec::new());

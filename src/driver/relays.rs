@@ -100,6 +100,11 @@ impl Relays {
         ticket
     }
 
+    /// Whether pipes may be held by whoever cannot go on.
+    pub(crate) fn has_spare_pipes(&self) -> bool {
+        self.pipes.get() <= PIPES_MAX / 2
+    }
+
     /// The pipe that was left, with its bytes, if nobody has taken it.
     pub(crate) fn fetch_pipe(&self, ticket: Ticket) -> Option<Pipe> {
         let mut left = self.left.borrow_mut();

@@ -5,6 +5,7 @@
 
 pub(crate) mod addrs;
 mod connect;
+mod copy;
 mod halves;
 mod inbound;
 pub(crate) mod late;

@@ -447,6 +447,14 @@ impl ReceiveTarget for Shared {
         }
     }
 
+    fn begin_single(&self) -> bool {
+        let is_free = matches!(self.receiving.get(), Receiving::Idle | Receiving::Starving);
+        if is_free {
+            self.receiving.set(Receiving::Single(None));
+        }
+        is_free
+    }
+
     fn receive_into_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
         self.note_end(result);

@@ -40,7 +40,8 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     pub(crate) fn new(driver: &Rc<Driver>, fd: OwnedFd) -> Self {
         let number = fd.as_raw_fd();
-        let (lingers, nonblocking) = (Cell::new(false), Cell::new(driver.wants_nonblocking()));
+        // Accepted sockets block on every driver: its own calls say each time that they must not.
+        let (lingers, nonblocking) = (Cell::new(false), Cell::new(false));
         Self { fd: Cell::new(Some(fd)), number, driver: driver.clone(), lingers, nonblocking }
     }
 

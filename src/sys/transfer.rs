@@ -12,14 +12,14 @@ use crate::sys::{check, raw};
 /// How far the kernel reads ahead, as a rule (`read_ahead_kb`): what it brought together it mostly drops together.
 const STRETCH: usize = 128 << 10;
 
-/// A pipe that holds `size` bytes: its end to read from, and its end to write to.
+/// A pipe that holds `size` bytes: its end to read from, and its end to write to. Neither blocks.
 ///
 /// # Errors
 /// EMFILE, ENFILE; and EPERM where the user has more in pipes than `fs.pipe-user-pages-soft` allows.
 pub(crate) fn pipe(size: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: there is room for the two descriptors.
-    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) })?;
     // SAFETY: they were just made, and are nobody else's.
     let ends = ends.map(|fd| (fd, unsafe { OwnedFd::from_raw_fd(fd) }));
     let [(_, reader), (number, writer)] = ends;
@@ -77,4 +77,28 @@ pub(crate) fn seek(fd: RawFd, position: u64) {
         // SAFETY: no pointers.
         unsafe { libc::lseek64(fd, position, libc::SEEK_SET) };
     }
+}
+
+/// Moves bytes between a pipe and a non-blocking socket, without waiting; the result has the form of a completion.
+pub(crate) fn splice(from: RawFd, to: RawFd, len: usize) -> i32 {
+    let none = std::ptr::null_mut();
+    // SAFETY: the null pointers say that there are no offsets.
+    raw(unsafe { libc::splice(from, none, to, none, len, libc::SPLICE_F_NONBLOCK) })
+}
+
+/// All that is in a pipe, which is not more than `most`.
+pub(crate) fn drain(pipe: RawFd, most: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::with_capacity(most);
+    while bytes.len() < most {
+        let room = bytes.spare_capacity_mut();
+        // SAFETY: the room is as long as it says.
+        let count = raw(unsafe { libc::read(pipe, room.as_mut_ptr().cast(), room.len()) });
+        match usize::try_from(count) {
+            // SAFETY: so many bytes were written behind those that there were.
+            Ok(count @ 1..) => unsafe { bytes.set_len(bytes.len() + count) },
+            _ if -count == libc::EINTR => {}
+            _ => break, // there is no more
+        }
+    }
+    bytes
 }

@@ -30,6 +30,8 @@ pub(crate) trait ReceiveTarget: 'static {
     fn receive_over(&self, result: i32, after: &mut Aftermath);
     /// Bytes that a receive into a buffer of its own brought, and that nobody fetched: the next to be received.
     fn unclaimed(&self, bytes: &[u8], after: &mut Aftermath);
+    /// A receive of another kind begins, if nothing receives; it ends by `receive_into_over`.
+    fn begin_single(&self) -> bool;
     /// A receive into a buffer of its own, whose future was dropped, is over.
     fn receive_into_over(&self, result: i32, after: &mut Aftermath);
     /// Whether a receive that brings less than fits has taken all there was.

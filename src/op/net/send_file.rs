@@ -128,6 +128,8 @@ struct Transfer {
     pipe: Option<Pipe>,
     ticket: Option<Ticket>,
     in_pipe: u64,
+    /// A splice was cut off, and did not say how far it came: the pipe may not be empty.
+    is_unsure: bool,
     block: Option<Vec<u8>>,
     /// Up to here the file was just read.
     warm_to: u64,
@@ -172,6 +174,7 @@ impl<T: SendTarget> SendFile<T> {
             pipe: None,
             ticket: None,
             in_pipe: 0,
+            is_unsure: false,
             block: None,
             warm_to: 0,
             from: 0,
@@ -244,12 +247,14 @@ impl<T: SendTarget> SendFile<T> {
             Some(ticket) => self.relays().fetch_pipe(ticket),
             None => self.transfer.pipe.take(),
         };
-        match (pipe, self.transfer.in_pipe) {
-            (Some(pipe), 0) => self.relays().put_back_pipe(pipe),
-            (Some(pipe), _) => self.relays().discard_pipe(pipe),
-            (None, _) => {}
+        match pipe {
+            Some(pipe) if self.transfer.in_pipe == 0 && !self.transfer.is_unsure => {
+                self.relays().put_back_pipe(pipe);
+            }
+            Some(pipe) => self.relays().discard_pipe(pipe),
+            None => {}
         }
-        self.transfer.in_pipe = 0;
+        (self.transfer.in_pipe, self.transfer.is_unsure) = (0, false);
     }
 
     /// Waits for the peer, and meanwhile leaves the pipe to whom it may concern.
@@ -303,7 +308,15 @@ impl<T: SendTarget> SendFile<T> {
     fn advance(&mut self, result: i32) -> Step {
         let count = u64::try_from(result).ok();
         match (self.transfer.stage, count) {
-            (_, None) if result == -libc::ECANCELED => Step::Done(result),
+            (stage, None) if result == -libc::ECANCELED => {
+                self.transfer.is_unsure |= matches!(stage, Stage::Fill | Stage::Drain);
+                if stage == Stage::Fill {
+                    // Should it go on after all, it reads again.
+                    self.discard_pipe();
+                    self.transfer.stage = Stage::Read;
+                }
+                Step::Done(result)
+            }
             // The file ends here.
             (Stage::Read | Stage::Fill | Stage::Direct, Some(0)) => Step::Done(0),
             // The kernel shall say whether it can send what is in memory now.

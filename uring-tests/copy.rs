@@ -1,0 +1,340 @@
+//! From stream to stream: every byte once and in order, however it ends.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, join};
+use proactor::cancel::CancelScope;
+use proactor::net::{Family, Stream, TcpStream, UnixStream};
+use proactor::{metrics, spawn};
+
+use crate::harness::{Cx, Random, both_drivers, tcp_pair, turns};
+
+both_drivers!(
+    messages_and_bulk_are_copied_until_the_end,
+    both_directions_at_once_make_a_proxy,
+    other_sends_find_their_place,
+    a_slow_receiver_gets_every_byte,
+    a_cancel_at_any_moment_loses_no_byte,
+    a_dropped_copy_loses_no_byte,
+    a_reset_on_either_side_ends_it_with_a_count,
+    a_second_receiver_is_told_that_it_is_busy,
+    many_copies_that_wait_for_their_receivers_stop_nobody,
+);
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Bytes that tell their place.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len.div_ceil(8))
+        .flat_map(|at| (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
+        .take(len)
+        .collect()
+}
+
+async fn receive_all<F: Family>(stream: &Stream<F>) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(chunk) = stream.receive().await? {
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all)
+}
+
+async fn receive_exactly(stream: &TcpStream, len: usize) -> io::Result<Vec<u8>> {
+    let mut all = Vec::with_capacity(len);
+    while all.len() < len {
+        let (count, bytes) = stream.receive_into(Vec::with_capacity(len - all.len())).await?;
+        assert!(count > 0, "the stream ended after {} of {len} bytes", all.len());
+        all.extend_from_slice(&bytes);
+    }
+    Ok(all)
+}
+
+async fn send_all<F: Family>(stream: &Stream<F>, bytes: &[u8]) -> io::Result<()> {
+    stream.send(bytes.to_vec()).await?;
+    stream.shutdown_write().await
+}
+
+/// A connection whose sockets hold little; the first was accepted.
+async fn narrow_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let (theirs, ours) = tcp_pair().await?;
+    ours.with_socket(|socket| socket.set_send_buffer_size(32 * KIB))?;
+    theirs.with_socket(|socket| socket.set_recv_buffer_size(32 * KIB))?;
+    Ok((ours, theirs))
+}
+
+fn messages_and_bulk_are_copied_until_the_end(cx: Cx) {
+    cx.run(async {
+        for len in [0, 1, 5000, 200 * KIB, 8 * MIB] {
+            let bytes = pattern(len);
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = tcp_pair().await?;
+            let copying = async {
+                let copied = inner.copy_to(&outer).await?;
+                outer.shutdown_write().await?;
+                Ok::<_, io::Error>(copied)
+            };
+            let (sent, copied, received) = join!(send_all(&client, &bytes), copying, receive_all(&server));
+            sent?;
+            assert_eq!(copied?, len as u64);
+            assert!(received? == bytes, "{len} bytes over TCP");
+
+            let (client, inner) = UnixStream::pair()?;
+            let (outer, server) = UnixStream::pair()?;
+            let copying = async {
+                let copied = inner.copy_to(&outer).await?;
+                outer.shutdown_write().await?;
+                Ok::<_, io::Error>(copied)
+            };
+            let (sent, copied, received) = join!(send_all(&client, &bytes), copying, receive_all(&server));
+            sent?;
+            assert_eq!(copied?, len as u64);
+            assert!(received? == bytes, "{len} bytes over UNIX streams");
+        }
+        if cx.is_uring() {
+            assert!(metrics().submitted_of("splice") > 0, "bulk goes by splices");
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn both_directions_at_once_make_a_proxy(cx: Cx) {
+    cx.run(async {
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = tcp_pair().await?;
+        let bytes = pattern(3 * MIB);
+        let there = async {
+            inner.copy_to(&outer).await?;
+            outer.shutdown_write().await
+        };
+        let back = async {
+            outer.copy_to(&inner).await?;
+            inner.shutdown_write().await
+        };
+        let echo = async {
+            server.copy_to(&server).await?;
+            server.shutdown_write().await
+        };
+        let (there, back, echo, sent, received) =
+            join!(there, back, echo, send_all(&client, &bytes), receive_all(&client));
+        there?;
+        back?;
+        echo?;
+        sent?;
+        assert!(received? == bytes);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn other_sends_find_their_place(cx: Cx) {
+    cx.run(async {
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = narrow_pair().await?;
+        let bytes = vec![b'.'; 4 * MIB];
+        let copying = inner.copy_to(&outer);
+        let others = async {
+            for _ in 0..20 {
+                turns(5).await;
+                outer.send("X").await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let sending = async {
+            let (copied, others) = join!(copying, others);
+            others?;
+            outer.shutdown_write().await?;
+            Ok::<_, io::Error>(copied?)
+        };
+        let (sent, copied, received) = join!(send_all(&client, &bytes), sending, receive_all(&server));
+        sent?;
+        assert_eq!(copied?, bytes.len() as u64);
+        let received = received?;
+        assert_eq!(received.len(), bytes.len() + 20);
+        assert_eq!(received.iter().filter(|byte| **byte == b'X').count(), 20);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_slow_receiver_gets_every_byte(cx: Cx) {
+    cx.run(async {
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = narrow_pair().await?;
+        let bytes = pattern(3 * MIB);
+        let mut random = Random(3);
+        let slowly = async {
+            let mut all = Vec::new();
+            while all.len() < bytes.len() {
+                turns(random.below(5)).await;
+                let (_, some) = server.receive_into(Vec::with_capacity(1 + random.below(99_999))).await?;
+                all.extend_from_slice(&some);
+            }
+            Ok::<_, io::Error>(all)
+        };
+        let (sent, copied, received) = join!(send_all(&client, &bytes), inner.copy_to(&outer), slowly);
+        sent?;
+        assert_eq!(copied?, bytes.len() as u64);
+        assert!(received? == bytes);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_cancel_at_any_moment_loses_no_byte(cx: Cx) {
+    cx.run(async {
+        let bytes = Rc::new(pattern(2 * MIB));
+        let (mut random, mut stopped, mut rest_was_held) = (Random(5), 0, 0);
+        for round in 0..24 {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = if round % 2 == 0 { tcp_pair().await? } else { narrow_pair().await? };
+            let receiver = spawn(async move { receive_all(&server).await });
+            let all = bytes.clone();
+            let sender = spawn(async move { send_all(&client, &all).await });
+            let scope = CancelScope::new();
+            let handle = scope.clone();
+            let moment = random.below(100);
+            drop(spawn(async move {
+                turns(moment).await;
+                handle.cancel();
+            }));
+            let copied = Rc::new(Cell::new(None));
+            let told = copied.clone();
+            let ended = scope.run(async {
+                let copy = inner.copy_to(&outer).await;
+                told.set(Some(match &copy {
+                    Ok(count) => *count as usize,
+                    Err(failed) => failed.done,
+                }));
+                copy.map(drop).map_err(io::Error::from)
+            });
+            stopped += usize::from(ended.await?.is_none());
+            let copied = copied.get().expect("it was told");
+            // What the cut left is still there, and the streams work.
+            let rest = receive_all(&inner).await?;
+            assert!(rest == bytes[copied..], "round {round}: {copied} copied, {} left", rest.len());
+            rest_was_held += usize::from(!rest.is_empty());
+            outer.send("end").await?;
+            outer.shutdown_write().await?;
+            sender.await??;
+            assert!(
+                receiver.await?? == [&bytes[..copied], b"end"].concat(),
+                "round {round}: what was copied"
+            );
+        }
+        assert!(stopped > 4 && rest_was_held > 4, "{stopped} were stopped, {rest_was_held} of them early");
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_dropped_copy_loses_no_byte(cx: Cx) {
+    cx.run(async {
+        let bytes = pattern(2 * MIB);
+        for moment in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = narrow_pair().await?;
+            let all = bytes.clone();
+            let sender = spawn(async move { send_all(&client, &all).await });
+            let receiver = spawn(async move { receive_all(&server).await });
+            let mut copying = Box::pin(inner.copy_to(&outer));
+            for _ in 0..moment {
+                assert!(copying.as_mut().now_or_never().is_none(), "not so fast");
+                turns(1).await;
+            }
+            drop(copying);
+            let rest = receive_all(&inner).await?;
+            outer.shutdown_write().await?;
+            let before = receiver.await??;
+            assert_eq!(before.len() + rest.len(), bytes.len(), "after {moment} turns");
+            assert!([before, rest].concat() == bytes, "after {moment} turns");
+            sender.await??;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_reset_on_either_side_ends_it_with_a_count(cx: Cx) {
+    cx.run(async {
+        for from_breaks in [true, false] {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = narrow_pair().await?;
+            let reset = async {
+                let sending = spawn(async move {
+                    let sent = client.send(vec![7; 32 * MIB]).await;
+                    (client, sent.is_ok())
+                });
+                receive_exactly(&server, 200 * KIB).await?;
+                if from_breaks {
+                    sending.cancel("enough");
+                    drop(sending);
+                    drop(server);
+                } else {
+                    server.set_linger(Some(Duration::ZERO))?;
+                    server.close().await?;
+                    drop(sending);
+                }
+                Ok::<_, io::Error>(())
+            };
+            let (copied, done) = join!(inner.copy_to(&outer), reset);
+            done?;
+            let failed = copied.expect_err("a broken connection");
+            assert!((200 * KIB..32 * MIB).contains(&failed.done), "{failed}");
+            drop(inner);
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_second_receiver_is_told_that_it_is_busy(cx: Cx) {
+    cx.run(async {
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = tcp_pair().await?;
+        let mut copying = Box::pin(inner.copy_to(&outer));
+        assert!(copying.as_mut().now_or_never().is_none());
+        assert_eq!(inner.receive().await.expect_err("busy").kind(), io::ErrorKind::ResourceBusy);
+        let second = inner.copy_to(&outer).await.expect_err("busy");
+        assert_eq!((second.error.kind(), second.done), (io::ErrorKind::ResourceBusy, 0));
+        client.send("x").await?;
+        client.shutdown_write().await?;
+        assert_eq!(copying.await?, 1);
+        assert_eq!(&server.receive().await?.expect("it")[..], b"x");
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn many_copies_that_wait_for_their_receivers_stop_nobody(cx: Cx) {
+    const COPIES: usize = 40;
+    cx.run(async {
+        let bytes = Rc::new(pattern(MIB));
+        let (mut servers, mut tasks) = (Vec::new(), Vec::new());
+        for _ in 0..COPIES {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = narrow_pair().await?;
+            let all = bytes.clone();
+            tasks.push(spawn(async move { send_all(&client, &all).await }));
+            tasks.push(spawn(async move {
+                inner.copy_to(&outer).await?;
+                outer.shutdown_write().await
+            }));
+            servers.push(server);
+        }
+        turns(100).await;
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = tcp_pair().await?;
+        let copying = async {
+            inner.copy_to(&outer).await?;
+            outer.shutdown_write().await
+        };
+        let (sent, copied, received) = join!(send_all(&client, &bytes), copying, receive_all(&server));
+        sent?;
+        copied?;
+        assert!(received? == *bytes, "the one that reads");
+        for server in servers {
+            assert!(receive_all(&server).await? == *bytes, "late, but whole");
+        }
+        for task in tasks {
+            task.await??;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
