@@ -53,8 +53,6 @@ async fn carry(client: TcpStream, target: &str) -> io::Result<()> {
 
 /// One direction. Its end of stream is passed on, so that the other direction can still answer.
 async fn copy(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
-    while let Some(chunk) = from.receive().await? {
-        to.send(chunk).await?;
-    }
+    from.copy_to(to).await?;
     to.shutdown_write().await
 }
