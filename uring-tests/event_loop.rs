@@ -458,6 +458,7 @@ fn a_handle_knows_whether_its_callback_is_to_come(cx: Cx) {
     let event_loop = virtual_loop(cx);
     let soon = event_loop.call_soon(|| ()).expect("it is open");
     let later = event_loop.call_later(Duration::from_secs(1), || ()).expect("it is open");
+    let soon = Rc::new(soon);
     let copy = soon.clone();
     assert!(soon.is_pending() && copy.is_pending() && later.is_pending());
     event_loop.run_until_complete(sleep_in(Duration::from_millis(500))).expect("the loop runs");

@@ -13,6 +13,8 @@ mod contract;
 mod copy;
 mod costs;
 mod event_loop;
+mod exceptions;
+mod faces;
 mod faults;
 mod futures;
 mod harness;

@@ -25,6 +25,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -41,13 +42,14 @@ fn running() -> io::Result<Rc<Core>> {
     core::try_current().ok_or_else(no_loop)
 }
 
+#[track_caller]
 fn add(
     core: &Core,
     fd: &impl AsRawFd,
     direction: Direction,
     callback: impl FnMut() + 'static,
 ) -> io::Result<()> {
-    core.add_watch(fd.as_raw_fd(), direction, Rc::new(RefCell::new(callback)))
+    core.add_watch(fd.as_raw_fd(), direction, Rc::new(RefCell::new(callback)), Location::caller())
 }
 
 impl EventLoop {
@@ -55,6 +57,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// As [`add_reader`], and if this loop is closed.
+    #[track_caller]
     pub fn add_reader(&self, fd: &impl AsRawFd, callback: impl FnMut() + 'static) -> io::Result<()> {
         add(&self.core, fd, Direction::Read, callback)
     }
@@ -63,6 +66,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// As [`add_writer`], and if this loop is closed.
+    #[track_caller]
     pub fn add_writer(&self, fd: &impl AsRawFd, callback: impl FnMut() + 'static) -> io::Result<()> {
         add(&self.core, fd, Direction::Write, callback)
     }
@@ -121,6 +125,7 @@ impl EventLoop {
 /// })
 /// # }
 /// ```
+#[track_caller]
 pub fn add_reader(fd: &impl AsRawFd, callback: impl FnMut() + 'static) -> io::Result<()> {
     add(&*running()?, fd, Direction::Read, callback)
 }
@@ -129,6 +134,7 @@ pub fn add_reader(fd: &impl AsRawFd, callback: impl FnMut() + 'static) -> io::Re
 ///
 /// # Errors
 /// As [`add_reader`].
+#[track_caller]
 pub fn add_writer(fd: &impl AsRawFd, callback: impl FnMut() + 'static) -> io::Result<()> {
     add(&*running()?, fd, Direction::Write, callback)
 }

@@ -31,6 +31,56 @@ pub enum DriverKind {
     Epoll,
 }
 
+impl DriverKind {
+    /// All drivers that there are.
+    #[doc(alias = "get_all_backends")]
+    pub const ALL: [Self; 2] = [Self::IoUring, Self::Epoll];
+
+    /// Whether a loop with this driver could be made here.
+    ///
+    /// # Errors
+    /// Why not, and what to do: the error that [`Builder::build`](crate::Builder::build) gives if this driver is asked for
+    /// by name. Short memory or descriptors are found out only there.
+    ///
+    /// # Examples
+    /// ```
+    /// for driver in proactor::DriverKind::ALL {
+    ///     match driver.can_run() {
+    ///         Ok(()) => println!("{driver} can run"),
+    ///         Err(reason) => println!("{driver} cannot run: {reason}"),
+    ///     }
+    /// }
+    /// ```
+    pub fn can_run(self) -> io::Result<()> {
+        match self {
+            Self::IoUring => ring_features().map(drop),
+            Self::Epoll => Ok(()),
+        }
+    }
+}
+
+impl From<DriverKind> for DriverChoice {
+    fn from(kind: DriverKind) -> Self {
+        match kind {
+            DriverKind::IoUring => Self::IoUring,
+            DriverKind::Epoll => Self::Epoll,
+        }
+    }
+}
+
+/// What the ring here has, if it is one that the driver can use at all.
+fn ring_features() -> io::Result<&'static Features> {
+    let features = probe::features().map_err(|error| refusal(&error))?;
+    match features.missing() {
+        Some(missing) => Err(io::Error::new(io::ErrorKind::Unsupported, too_old(missing))),
+        None => Ok(features),
+    }
+}
+
+fn too_old(missing: &str) -> String {
+    format!("this kernel's io_uring lacks {missing}: it is too old; use a 6.1 or later kernel, or epoll")
+}
+
 impl fmt::Display for DriverKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -126,19 +176,12 @@ pub(crate) fn choose<B>(
     }
     let forced = choice == DriverChoice::IoUring;
     let features = match probe::features() {
+        _ if forced => ring_features()?,
         Ok(features) => features,
-        Err(error) if forced => return Err(refusal(&error)),
         Err(error) => return epoll(format!("no io_uring: {}", refusal(&error)), None),
     };
     if let Some(missing) = features.missing() {
-        let why = format!(
-            "this kernel's io_uring lacks {missing}: it is too old; use a 6.1 or later kernel, or epoll"
-        );
-        return if forced {
-            Err(io::Error::new(io::ErrorKind::Unsupported, why))
-        } else {
-            epoll(why, Some(features))
-        };
+        return epoll(too_old(missing), Some(features));
     }
     if !forced && !features.is_modern() {
         let why = "this kernel's io_uring is older than 6.1-class, where epoll is as fast and safer; \

@@ -1,34 +1,49 @@
 //! The loop as asyncio shows it: callbacks, soon or later, handles to take them back, and how new loops are made.
 
+mod exception;
 mod executor;
 
+pub use crate::runtime::exception::{ExceptionContext, ExceptionHandler, ExceptionKind, Panicked};
+pub use exception::call_exception_handler;
 pub use executor::{InExecutor, run_in_executor, set_default_executor, shutdown_default_executor};
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Closed;
+use crate::future::Future;
 use crate::runtime::calls::CallKey;
 use crate::runtime::core::{self, Core};
-use crate::runtime::{EventLoop, TaskFactory};
+use crate::runtime::{EventLoop, Task, TaskFactory};
 
 /// A callback that was given to the loop. Dropping the handle changes nothing.
-#[derive(Clone)]
 pub struct Handle {
     core: Weak<Core>,
     key: CallKey,
+    cancelled: Cell<bool>,
 }
 
 impl Handle {
     fn new(core: &Rc<Core>, key: CallKey) -> Self {
-        Self { core: Rc::downgrade(core), key }
+        Self { core: Rc::downgrade(core), key, cancelled: Cell::new(false) }
     }
 
     /// Takes the callback back: it never runs. Returns false if it ran already, or was cancelled before.
     pub fn cancel(&self) -> bool {
-        self.core.upgrade().is_some_and(|core| core.cancel_call(self.key))
+        let cancelled = self.core.upgrade().is_some_and(|core| core.cancel_call(self.key));
+        if cancelled {
+            self.cancelled.set(true);
+        }
+        cancelled
+    }
+
+    /// Whether [`cancel`](Self::cancel) took the callback back before it ran.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.get()
     }
 
     /// Whether the callback neither ran nor was cancelled.
@@ -44,7 +59,7 @@ impl fmt::Debug for Handle {
 }
 
 /// A callback that was given to the loop for a certain time.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct TimerHandle {
     handle: Handle,
     when: Instant,
@@ -61,6 +76,11 @@ impl TimerHandle {
         self.handle.cancel()
     }
 
+    /// As [`Handle::cancelled`].
+    pub fn cancelled(&self) -> bool {
+        self.handle.cancelled()
+    }
+
     /// As [`Handle::is_pending`].
     pub fn is_pending(&self) -> bool {
         self.handle.is_pending()
@@ -71,12 +91,15 @@ fn open(core: &Rc<Core>) -> io::Result<&Rc<Core>> {
     if core.closed.get() { Err(Closed::new("the event loop").into()) } else { Ok(core) }
 }
 
+#[track_caller]
 fn soon(core: &Rc<Core>, f: Box<dyn FnOnce()>) -> io::Result<Handle> {
-    Ok(Handle::new(core, open(core)?.call_soon(f)))
+    Ok(Handle::new(core, open(core)?.call_soon(f, Some(Location::caller()))))
 }
 
+#[track_caller]
 fn at(core: &Rc<Core>, when: Instant, f: Box<dyn FnOnce()>) -> io::Result<TimerHandle> {
-    Ok(TimerHandle { handle: Handle::new(core, open(core)?.call_at(when, f)), when })
+    let key = open(core)?.call_at(when, f, Location::caller());
+    Ok(TimerHandle { handle: Handle::new(core, key), when })
 }
 
 /// `delay` from now; the farthest time there is for delays beyond the end of the clock.
@@ -100,10 +123,28 @@ impl EventLoop {
         self.core.task_factory.borrow().clone()
     }
 
+    /// Makes a task of `future`, as [`spawn`](crate::spawn) does in the loop that runs. If this one is closed, the task
+    /// is cancelled.
+    #[doc(alias = "create_task")]
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: std::future::Future + 'static,
+        F::Output: 'static,
+    {
+        self.core.spawn(future, Location::caller())
+    }
+
+    /// A future of this loop, without a result.
+    pub fn create_future<T: 'static>(&self) -> Future<T> {
+        Future::in_loop(self.core.clone())
+    }
+
     /// Calls `f` in the next turn of the loop, after everything that is ready already.
     ///
     /// # Errors
     /// If the loop is closed.
+    #[track_caller]
     pub fn call_soon(&self, f: impl FnOnce() + 'static) -> io::Result<Handle> {
         soon(&self.core, Box::new(f))
     }
@@ -112,6 +153,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// If the loop is closed.
+    #[track_caller]
     pub fn call_later(&self, delay: Duration, f: impl FnOnce() + 'static) -> io::Result<TimerHandle> {
         at(&self.core, after(&self.core, delay), Box::new(f))
     }
@@ -120,6 +162,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// If the loop is closed.
+    #[track_caller]
     pub fn call_at(&self, when: Instant, f: impl FnOnce() + 'static) -> io::Result<TimerHandle> {
         at(&self.core, when, Box::new(f))
     }
@@ -129,6 +172,7 @@ impl EventLoop {
 ///
 /// # Errors
 /// If none does.
+#[track_caller]
 pub fn call_soon(f: impl FnOnce() + 'static) -> io::Result<Handle> {
     soon(&running()?, Box::new(f))
 }
@@ -137,6 +181,7 @@ pub fn call_soon(f: impl FnOnce() + 'static) -> io::Result<Handle> {
 ///
 /// # Errors
 /// If none does.
+#[track_caller]
 pub fn call_later(delay: Duration, f: impl FnOnce() + 'static) -> io::Result<TimerHandle> {
     let core = running()?;
     at(&core, after(&core, delay), Box::new(f))
@@ -146,6 +191,7 @@ pub fn call_later(delay: Duration, f: impl FnOnce() + 'static) -> io::Result<Tim
 ///
 /// # Errors
 /// If none does.
+#[track_caller]
 pub fn call_at(when: Instant, f: impl FnOnce() + 'static) -> io::Result<TimerHandle> {
     at(&running()?, when, Box::new(f))
 }

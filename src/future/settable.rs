@@ -105,8 +105,12 @@ impl<T: 'static> Future<T> {
     #[doc(alias = "create_future")]
     #[track_caller]
     pub fn new() -> Self {
+        Self::in_loop(core::current())
+    }
+
+    pub(crate) fn in_loop(core: Rc<Core>) -> Self {
         let shared = Shared {
-            core: core::current(),
+            core,
             state: RefCell::new(State::Pending),
             done: Event::new(),
             callbacks: RefCell::default(),
@@ -161,7 +165,7 @@ impl<T: 'static> Future<T> {
     fn call_soon(&self, callback: Callback<T>) {
         let this = self.clone();
         if !self.shared.core.closed.get() {
-            self.shared.core.call_soon(Box::new(move || callback(&this)));
+            self.shared.core.call_soon(Box::new(move || callback(&this)), None);
         }
     }
 

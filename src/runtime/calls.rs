@@ -1,9 +1,9 @@
 //! The callbacks of a loop: made ready now or at a time, and taken back.
 
+use std::panic::Location;
 use std::time::Instant;
 
 use crate::runtime::core::{Core, Ready};
-use crate::runtime::task::contain;
 use crate::runtime::timer::{Target, TimerKey};
 
 /// Names a callback of a loop; a stale key hits nothing.
@@ -17,25 +17,29 @@ pub(super) struct Callback {
     number: u64,
     call: Box<dyn FnOnce()>,
     timer: Option<TimerKey>,
+    given_at: Option<GivenAt>,
 }
 
+/// Where a callback was given to the loop, for debug output; not known of those that other threads gave.
+pub(crate) type GivenAt = &'static Location<'static>;
+
 impl Core {
-    fn insert_call(&self, call: Box<dyn FnOnce()>) -> CallKey {
+    fn insert_call(&self, call: Box<dyn FnOnce()>, given_at: Option<GivenAt>) -> CallKey {
         let number = self.calls_made.get() + 1;
         self.calls_made.set(number);
-        let slot = self.calls.borrow_mut().insert(Callback { number, call, timer: None }) as u32;
+        let slot = self.calls.borrow_mut().insert(Callback { number, call, timer: None, given_at }) as u32;
         CallKey { slot, number }
     }
 
     /// Makes `call` ready, after everything that is ready already.
-    pub(crate) fn call_soon(&self, call: Box<dyn FnOnce()>) -> CallKey {
-        let key = self.insert_call(call);
+    pub(crate) fn call_soon(&self, call: Box<dyn FnOnce()>, given_at: Option<GivenAt>) -> CallKey {
+        let key = self.insert_call(call, given_at);
         self.ready.borrow_mut().push_back(Ready::Call(key.slot));
         key
     }
 
-    pub(crate) fn call_at(&self, at: Instant, call: Box<dyn FnOnce()>) -> CallKey {
-        let key = self.insert_call(call);
+    pub(crate) fn call_at(&self, at: Instant, call: Box<dyn FnOnce()>, given_at: GivenAt) -> CallKey {
+        let key = self.insert_call(call, Some(given_at));
         let timer = self.timers.borrow_mut().insert(at, Target::Call(key.slot));
         if let Some(callback) = self.calls.borrow_mut().get_mut(key.slot as usize) {
             callback.timer = Some(timer);
@@ -73,7 +77,7 @@ impl Core {
     pub(super) fn run_call(&self, slot: u32) {
         let callback = self.calls.borrow_mut().try_remove(slot as usize);
         if let Some(callback) = callback {
-            contain(callback.call);
+            self.run_callback(callback.given_at, callback.call);
         }
     }
 }

@@ -6,16 +6,18 @@ use std::future::Future;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::driver::{Driver, Key, Metrics, Wait};
+use crate::runtime::Owner;
 use crate::runtime::budget;
 use crate::runtime::calls::Callback;
 use crate::runtime::clock::{Clock, GRACE};
+use crate::runtime::exception::Exceptions;
 use crate::runtime::here;
 use crate::runtime::inspect::{TaskFactory, TaskInfo};
 use crate::runtime::locals::Locals;
@@ -84,6 +86,9 @@ pub(crate) struct Core {
     /// Cancelled scopes whose bodies an operation will move, each with the operation.
     pub(super) watched: RefCell<Vec<(u32, Key)>>,
     pub(super) readiness: Readiness,
+    pub(crate) exceptions: Exceptions,
+    /// Whoever may close the loop.
+    pub(super) owner: OnceCell<Weak<Owner>>,
 }
 
 /// Counts a wait for something that happens in another thread: a virtual clock does not jump over it.
@@ -165,7 +170,12 @@ pub(crate) fn wake_here(key: TaskKey) -> bool {
 }
 
 impl Core {
-    pub(crate) fn new(driver: Rc<Driver>, remote: &'static Remote, epoch: u64, clock: Clock) -> Rc<Self> {
+    pub(crate) fn new(
+        driver: Rc<Driver>,
+        (remote, epoch): (&'static Remote, u64),
+        clock: Clock,
+        debug: bool,
+    ) -> Rc<Self> {
         let core = Self {
             driver,
             remote,
@@ -190,6 +200,8 @@ impl Core {
             scopes: RefCell::default(),
             watched: RefCell::default(),
             readiness: Readiness::default(),
+            exceptions: Exceptions::new(debug),
+            owner: OnceCell::new(),
         };
         *core.main_info.name.borrow_mut() = Some("main".into());
         let key = core.insert(None, &core.main_info, NONE).expect("the first slot is free");
@@ -338,8 +350,10 @@ impl Core {
         let key = TaskKey { loop_id: self.remote.id, slot, generation };
         budget::refill();
         let here = here::enter_task(self, slot, root, key.to_bits());
+        let begin = self.begin_measure();
         let over = task.run(self, &mut Context::from_waker(&key.waker()));
         drop(here);
+        self.end_measure(begin, task.info());
         if over {
             here::take_what();
             self.leave_root(task.info());
@@ -405,7 +419,7 @@ impl Core {
                 .for_each(|s| self.wake(s, None));
         });
         for call in calls {
-            self.call_soon(call);
+            self.call_soon(call, None);
         }
     }
 
@@ -485,10 +499,12 @@ impl Core {
         budget::refill();
         let (waker, root) = (self.main_waker(), self.main_info.root.get());
         let here = here::enter_task(self, MAIN, root, waker.data().addr() as u64);
+        let begin = self.begin_measure();
         let polled =
             polling::poll_here(self, root, suspicion, &mut Context::from_waker(waker), |cx| poll(cx));
         self.main_info.waits_for.set(here::take_what());
         drop(here);
+        self.end_measure(begin, &self.main_info);
         polled
     }
 
@@ -511,6 +527,7 @@ impl Core {
             return 0;
         }
         let entered = enter(self);
+        self.tell_of_pending(self.task_slots().into_iter().filter(|slot| *slot != MAIN));
         // From here on `spawn` is refused, so this ends: what the destructors of tasks do makes no new ones.
         let tasks: Vec<_> =
             self.tasks.borrow_mut().iter_mut().filter_map(|(_, entry)| entry.task.take()).collect();

@@ -1,10 +1,12 @@
 //! The event loop as a value: made by a builder, run, stopped, closed.
 
+use std::cell::RefCell;
+use std::env;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ use crate::runtime::time::sleep;
 
 /// How long a closing loop waits for the kernel to answer for the operations that are still in flight.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long the tasks that are left have to end when the main future is done.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// How an [`EventLoop`] shall be made.
 ///
@@ -37,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Builder {
     driver: DriverChoice,
     virtual_clock: bool,
+    /// `None`: as `PROACTOR_DEBUG` says.
+    debug: Option<bool>,
     sizes: Sizes,
 }
 
@@ -45,6 +51,7 @@ impl Default for Builder {
         Self {
             driver: DriverChoice::Auto,
             virtual_clock: false,
+            debug: None,
             sizes: Sizes {
                 ring_entries: 1024,
                 buffer_size: 32 << 10,
@@ -132,6 +139,32 @@ impl Builder {
         self
     }
 
+    /// Whether the loop watches over the program: see [`EventLoop::set_debug`]. Default: on if the environment variable
+    /// `PROACTOR_DEBUG` is there and neither empty nor `0`.
+    #[doc(alias = "PYTHONASYNCIODEBUG")]
+    pub fn debug(mut self, on: bool) -> Self {
+        self.debug = Some(on);
+        self
+    }
+
+    /// Makes the loop, and runs `main` in it as [`run`](crate::run) does.
+    ///
+    /// # Errors
+    /// As [`run`](crate::run) and [`build`](Self::build).
+    pub fn run<T, E: From<io::Error>>(self, main: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        /// Closes the loop, also if others hold it, and if `main` panics.
+        struct Closing(EventLoop);
+        impl Drop for Closing {
+            fn drop(&mut self) {
+                self.0.core.shut_down(DRAIN);
+            }
+        }
+        let closing = Closing(self.build()?);
+        let result = closing.0.run_until_complete(main)?;
+        closing.0.end_tasks(END_LIMIT)?;
+        result
+    }
+
     /// Makes the loop, on the thread that will run it.
     ///
     /// # Errors
@@ -139,6 +172,7 @@ impl Builder {
     /// to do. If descriptors or memory are short.
     pub fn build(self) -> io::Result<EventLoop> {
         let (remote, epoch) = Remote::open()?;
+        let debug = self.debug.unwrap_or_else(is_debug_wanted);
         let driver = match Driver::new(self.driver, self.sizes, &remote.alarm) {
             Ok(driver) => driver,
             Err(error) => {
@@ -146,19 +180,54 @@ impl Builder {
                 return Err(error);
             }
         };
-        Ok(EventLoop { core: Core::new(driver, remote, epoch, Clock::new(self.virtual_clock)) })
+        let core = Core::new(driver, (remote, epoch), Clock::new(self.virtual_clock), debug);
+        let owner = Rc::new(Owner(core.clone()));
+        // The loop is new, so nobody has set it.
+        let _ = core.owner.set(Rc::downgrade(&owner));
+        Ok(EventLoop { core, _owner: owner })
+    }
+}
+
+fn is_debug_wanted() -> bool {
+    env::var_os("PROACTOR_DEBUG").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Shared by the handles of a loop: the last of them closes it.
+pub(crate) struct Owner(Rc<Core>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.shut_down(DRAIN);
     }
 }
 
 /// How new loops are made, where somebody said so.
 static POLICY: Mutex<Option<Builder>> = Mutex::new(None);
 
+thread_local! {
+    /// What [`EventLoop::set_current`] has set.
+    static CURRENT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
+}
+
 /// An event loop: tasks, timers, callbacks and I/O of one thread.
 ///
-/// Most programs need only [`run`](crate::run). Dropping a loop closes it.
-#[doc(alias = "new_event_loop")]
+/// Most programs need only [`run`](crate::run). A clone is another handle of the same loop; dropping the last one closes
+/// the loop. A task or a callback that keeps one keeps its own loop open: then [`close`](Self::close) it, as
+/// [`run`](crate::run) does.
+///
+/// It stays on its thread, which the compiler sees to; from other threads there is [`handle`](Self::handle):
+///
+/// ```compile_fail
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = proactor::EventLoop::new()?;
+/// std::thread::spawn(move || event_loop.call_soon(|| println!("from the wrong thread")));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
 pub struct EventLoop {
     pub(crate) core: Rc<Core>,
+    _owner: Rc<Owner>,
 }
 
 impl EventLoop {
@@ -166,9 +235,51 @@ impl EventLoop {
     ///
     /// # Errors
     /// As [`Builder::build`].
+    #[doc(alias = "new_event_loop")]
     pub fn new() -> io::Result<Self> {
-        let policy = POLICY.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        policy.unwrap_or_default().build()
+        Self::policy().build()
+    }
+
+    /// The loop that runs on this thread.
+    ///
+    /// # Errors
+    /// If none does.
+    #[doc(alias = "get_running_loop")]
+    pub fn running() -> io::Result<Self> {
+        let core =
+            core::try_current().ok_or_else(|| io::Error::other("no event loop is running on this thread"))?;
+        match core.owner.get().and_then(Weak::upgrade) {
+            Some(owner) => Ok(Self { core, _owner: owner }),
+            // A destructor asks, of a loop that ends.
+            None => Err(Closed::new("the event loop").into()),
+        }
+    }
+
+    /// The loop that runs on this thread; without one, what [`set_current`](Self::set_current) has set. None is made
+    /// here: that is what [`new`](Self::new) is for.
+    ///
+    /// # Errors
+    /// If there is none.
+    #[doc(alias = "get_event_loop")]
+    pub fn current() -> io::Result<Self> {
+        if core::try_current().is_some() {
+            return Self::running();
+        }
+        let set = CURRENT.with(|current| current.borrow().clone());
+        set.ok_or_else(|| io::Error::other("no event loop is running or set on this thread"))
+    }
+
+    /// Makes `event_loop` the one of this thread, which [`current`](Self::current) gives while none is running. It is
+    /// held until another is set, or the thread ends. Returns the one before.
+    #[doc(alias = "set_event_loop")]
+    pub fn set_current(event_loop: Option<Self>) -> Option<Self> {
+        CURRENT.with(|current| current.replace(event_loop))
+    }
+
+    /// How [`new`](Self::new) and [`run`](crate::run) make loops now.
+    #[doc(alias = "get_event_loop_policy")]
+    pub fn policy() -> Builder {
+        POLICY.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
     /// Sets how [`new`](Self::new) and [`run`](crate::run) make loops from now on, in the whole process; `None` for
@@ -208,7 +319,7 @@ impl EventLoop {
     }
 
     /// Cancels all tasks and runs the loop until they are over, or for at most `limit`.
-    pub(crate) fn end_tasks(&self, limit: Duration) -> io::Result<()> {
+    fn end_tasks(&self, limit: Duration) -> io::Result<()> {
         let core = &self.core;
         if core.task_count() == 0 {
             return Ok(());
@@ -326,12 +437,6 @@ impl EventLoop {
     /// What the loop has done so far.
     pub fn metrics(&self) -> Metrics {
         self.core.metrics()
-    }
-}
-
-impl Drop for EventLoop {
-    fn drop(&mut self) {
-        self.core.shut_down(DRAIN);
     }
 }
 

@@ -20,6 +20,8 @@ pub enum TaskState {
     Ready,
     /// It waits for something.
     Waiting,
+    /// It is over.
+    Over,
 }
 
 /// What is known about a task, at the moment when somebody asked.
@@ -47,23 +49,26 @@ pub type TaskFactory = Rc<dyn Fn(&TaskInfo)>;
 
 impl TaskInfo {
     pub(crate) fn of(core: &Core, slot: u32) -> Option<Self> {
-        let (running, ready) = (here::task() == slot, core.is_queued(slot));
-        core.with_info(slot, |info| {
-            let root = info.root.get();
-            Self {
-                id: info.id,
-                name: info.name(),
-                parent: info.parent,
-                spawned_at: info.spawned_at,
-                state: match (running, ready) {
-                    (true, _) => TaskState::Running,
-                    (false, true) => TaskState::Ready,
-                    (false, false) => TaskState::Waiting,
-                },
-                waits_for: waits_of(core, info),
-                cancel_requests: if root == NONE { 0 } else { core.cancel_requests(root) },
-            }
-        })
+        let state = match (here::task() == slot, core.is_queued(slot)) {
+            (true, _) => TaskState::Running,
+            (false, true) => TaskState::Ready,
+            (false, false) => TaskState::Waiting,
+        };
+        core.with_info(slot, |info| Self::from_info(core, info, state))
+    }
+
+    pub(super) fn from_info(core: &Core, info: &Info, state: TaskState) -> Self {
+        let root = info.root.get();
+        let has_root = root != NONE && state != TaskState::Over;
+        Self {
+            id: info.id,
+            name: info.name(),
+            parent: info.parent,
+            spawned_at: info.spawned_at,
+            state,
+            waits_for: if has_root { waits_of(core, info) } else { Vec::new() },
+            cancel_requests: if has_root { core.cancel_requests(root) } else { 0 },
+        }
     }
 }
 
@@ -81,6 +86,7 @@ impl fmt::Display for TaskInfo {
         match (self.state, self.waits_for.as_slice()) {
             (TaskState::Running, _) => write!(f, "runs")?,
             (TaskState::Ready, _) => write!(f, "is ready")?,
+            (TaskState::Over, _) => write!(f, "is over")?,
             (TaskState::Waiting, []) => write!(f, "waits for something foreign")?,
             (TaskState::Waiting, waits) => write!(f, "waits for {}", waits.join(", "))?,
         }

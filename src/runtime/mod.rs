@@ -6,6 +6,7 @@ mod cancelling;
 mod clock;
 pub(crate) mod core;
 mod event_loop;
+pub(crate) mod exception;
 mod handle;
 pub(crate) mod here;
 mod inspect;
@@ -22,6 +23,7 @@ mod timer;
 pub(crate) mod wait;
 mod waker;
 
+pub(crate) use event_loop::Owner;
 pub use event_loop::{Builder, EventLoop};
 pub(crate) use handle::Canceller;
 pub use handle::{LoopHandle, RemoteTask};
@@ -36,16 +38,12 @@ use std::io;
 use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::driver::Metrics;
 use crate::op::Nop;
 use crate::runtime::here::PutOff;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, outcome};
-
-/// How long the tasks that are left have to end when the main future is done.
-const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes an event loop, runs `main` in it, closes it, and gives the result of `main`.
 ///
@@ -71,10 +69,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// }
 /// ```
 pub fn run<T, E: From<io::Error>>(main: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    let event_loop = EventLoop::new()?;
-    let result = event_loop.run_until_complete(main)?;
-    event_loop.end_tasks(END_LIMIT)?;
-    result
+    EventLoop::policy().run(main)
 }
 
 /// Makes a task of `future` in the loop of this thread; it runs beside the caller from the next turn on.

@@ -26,6 +26,7 @@ use crate::driver::Key;
 use crate::error::{Busy, Closed};
 use crate::op::Descriptor;
 use crate::op::poll::PollReadable;
+use crate::runtime::calls::GivenAt;
 use crate::runtime::core::{Core, Ready};
 use crate::runtime::scope::What;
 use crate::runtime::task::contain;
@@ -73,7 +74,7 @@ pub(crate) type Callback = Rc<RefCell<dyn FnMut()>>;
 /// Who is told.
 #[derive(Clone)]
 enum Watcher {
-    Callback(Callback),
+    Callback(Callback, GivenAt),
     /// Once.
     Wait(Rc<Told>),
 }
@@ -96,7 +97,7 @@ impl Watcher {
     /// The descriptor is gone.
     fn close(self, what: &'static str) {
         match self {
-            Self::Callback(callback) => contain(|| drop(callback)),
+            Self::Callback(callback, _) => contain(|| drop(callback)),
             Self::Wait(told) => told.tell(Err(Closed::new(what))),
         }
     }
@@ -221,7 +222,7 @@ impl Readiness {
         let old = if is_alive {
             let watched = table.get_mut(&fd).expect("it was found");
             let both_call = |side: &Side| {
-                matches!((&side.watcher, &watcher), (Watcher::Callback(_), Watcher::Callback(_)))
+                matches!((&side.watcher, &watcher), (Watcher::Callback(..), Watcher::Callback(..)))
             };
             if watched.side(direction).as_ref().is_some_and(|side| !both_call(side)) {
                 return Err(direction.busy().into());
@@ -383,8 +384,8 @@ impl Core {
             }
         };
         match watcher {
-            Watcher::Callback(callback) => {
-                contain(|| (*callback.borrow_mut())());
+            Watcher::Callback(callback, given_at) => {
+                self.run_callback(Some(given_at), || (*callback.borrow_mut())());
                 contain(|| drop(callback));
             }
             Watcher::Wait(told) => {
@@ -406,8 +407,14 @@ impl Core {
     }
 
     /// Calls `callback` in each turn in which `fd` is ready, instead of the one before.
-    pub(crate) fn add_watch(&self, fd: RawFd, direction: Direction, callback: Callback) -> io::Result<()> {
-        let (_, old) = self.readiness.observe(self, fd, direction, Watcher::Callback(callback))?;
+    pub(crate) fn add_watch(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        callback: Callback,
+        given_at: GivenAt,
+    ) -> io::Result<()> {
+        let (_, old) = self.readiness.observe(self, fd, direction, Watcher::Callback(callback, given_at))?;
         contain(|| drop(old));
         Ok(())
     }
@@ -417,7 +424,7 @@ impl Core {
         let is_callback = {
             let mut table = self.readiness.table.borrow_mut();
             let side = table.get_mut(&fd).and_then(|watched| watched.side(direction).as_ref());
-            side.is_some_and(|side| matches!(side.watcher, Watcher::Callback(_)))
+            side.is_some_and(|side| matches!(side.watcher, Watcher::Callback(..)))
         };
         if is_callback {
             let old = self.readiness.release(self, fd, direction, None);

@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU64;
@@ -18,7 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use crate::error::{Cancelled, JoinError, MayBeCancelled};
-use crate::runtime::core::Core;
+use crate::runtime::core::{self, Core};
+use crate::runtime::exception::{Failure, real_failure, usual_failure};
 use crate::runtime::here;
 use crate::runtime::polling::{Polled, Suspicion, poll_here};
 use crate::runtime::scope::{NONE, What};
@@ -85,17 +87,34 @@ pub(crate) trait Ending<T> {
     fn end(&self, result: Result<T, JoinError>) -> Option<Result<T, JoinError>>;
     /// After that, with nothing borrowed.
     fn wake(&self);
+    /// Whether there is no handle any more that the result could be kept for. Then this finds the error in it.
+    fn is_unheard(&self) -> Option<Failure<T>> {
+        None
+    }
 }
 
 /// A handle may ask for the result.
-#[derive(Default)]
-struct Kept {
+struct Kept<T> {
     joiner: Waiter,
+    /// Set when the handle is dropped.
+    unheard: Cell<Option<Failure<T>>>,
+    /// Somebody has looked at the result.
+    seen: Cell<bool>,
 }
 
-impl<T> Ending<T> for Kept {
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { joiner: Waiter::new(), unheard: Cell::new(None), seen: Cell::new(false) }
+    }
+}
+
+impl<T> Ending<T> for Kept<T> {
     fn end(&self, result: Result<T, JoinError>) -> Option<Result<T, JoinError>> {
         Some(result)
+    }
+
+    fn is_unheard(&self) -> Option<Failure<T>> {
+        self.unheard.get()
     }
 
     fn wake(&self) {
@@ -131,9 +150,14 @@ trait Join<T> {
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>>;
     fn is_over(&self) -> bool;
     fn look(&self, f: &mut dyn FnMut(&Result<T, JoinError>));
+    fn note_seen(&self);
     /// Whether it is over; if not, the end wakes the task of `cx`.
     fn poll_end(&self, cx: &Context<'_>) -> bool;
     fn forget_joiner(&self);
+    /// The handle is dropped: an error of a usual kind that nobody has fetched goes to the handler.
+    fn forget(&self, core: &Core);
+    /// The same, of any kind: an error that nobody has fetched, as `failure` finds it, goes to the handler.
+    fn detach(&self, core: &Core, failure: Failure<T>);
     fn info(&self) -> &Info;
 }
 
@@ -161,8 +185,10 @@ impl<F: Future, E: Ending<F::Output>> TaskCell<F, E> {
             }
         };
         contain(|| {
-            if let Some(result) = self.ending.end(result) {
-                *self.stage.borrow_mut() = Stage::Done(result);
+            let Some(result) = self.ending.end(result) else { return };
+            match self.ending.is_unheard().zip(core::try_current()) {
+                Some((failure, core)) => core.lose(result, failure, &self.info),
+                None => *self.stage.borrow_mut() = Stage::Done(result),
             }
         });
         contain(|| self.ending.wake());
@@ -210,7 +236,7 @@ impl<F: Future, E: Ending<F::Output>> Run for TaskCell<F, E> {
 /// What the waiter of a task's result waits for.
 const JOIN: What = What(&"the end of a task");
 
-impl<F: Future> Join<F::Output> for TaskCell<F, Kept> {
+impl<F: Future + 'static> Join<F::Output> for TaskCell<F, Kept<F::Output>> {
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<Result<F::Output, JoinError>> {
         // Borrowed: the task runs right now, and waits for itself, as it may.
         if let Ok(mut stage) = self.stage.try_borrow_mut()
@@ -241,6 +267,10 @@ impl<F: Future> Join<F::Output> for TaskCell<F, Kept> {
         }
     }
 
+    fn note_seen(&self) {
+        self.ending.seen.set(true);
+    }
+
     fn poll_end(&self, cx: &Context<'_>) -> bool {
         let over = self.is_over();
         if !over {
@@ -253,12 +283,39 @@ impl<F: Future> Join<F::Output> for TaskCell<F, Kept> {
         self.ending.joiner.clear();
     }
 
+    fn forget(&self, core: &Core) {
+        self.detach(core, usual_failure);
+    }
+
+    fn detach(&self, core: &Core, failure: Failure<F::Output>) {
+        self.ending.joiner.clear();
+        // Only the first is the handle's own wish; dropping it comes after.
+        if self.ending.unheard.get().is_none() {
+            self.ending.unheard.set(Some(failure));
+        }
+        let result = match self.stage.try_borrow_mut() {
+            Ok(mut stage) if matches!(&*stage, Stage::Done(_)) => {
+                std::mem::replace(&mut *stage, Stage::Taken)
+            }
+            _ => return,
+        };
+        if let (Stage::Done(result), Some(failure), false) =
+            (result, self.ending.unheard.get(), self.ending.seen.get())
+        {
+            core.lose(result, failure, &self.info);
+        }
+    }
+
     fn info(&self) -> &Info {
         &self.info
     }
 }
 
 /// A task of this loop. Await it for its result; drop it and the task goes on by itself.
+///
+/// If nobody fetches the result, and it is a panic or a `Result<(), E>` with an [`io::Error`](std::io::Error) or a boxed
+/// error, the loop's [exception handler](crate::EventLoop::set_exception_handler) hears of it. For other errors there is
+/// [`detach`](Self::detach).
 ///
 /// # Cancel safety
 /// Dropping the handle, or a future that awaits `&mut task`: *nothing is lost*.
@@ -300,7 +357,7 @@ impl<T> Task<T> {
     {
         let result = Err(JoinError::Cancelled(Cancelled::with_message("the event loop is closed")));
         let stage = RefCell::new(Stage::<std::future::Pending<T>>::Done(result));
-        let cell = TaskCell { info, stage, suspicion: Cell::default(), ending: Kept::default() };
+        let cell = TaskCell { info, stage, suspicion: Cell::default(), ending: Kept::<T>::default() };
         Self { cell: Rc::new(cell), core: core.clone() }
     }
 
@@ -348,6 +405,14 @@ impl<T> Task<T> {
 
     /// Calls `f` with the result, if the task is over and nobody has taken the result yet.
     pub fn peek<R>(&self, f: impl FnOnce(&Result<T, JoinError>) -> R) -> Option<R> {
+        let answer = self.look(f);
+        if answer.is_some() {
+            self.cell.note_seen();
+        }
+        answer
+    }
+
+    fn look<R>(&self, f: impl FnOnce(&Result<T, JoinError>) -> R) -> Option<R> {
         let (mut f, mut answer) = (Some(f), None);
         self.cell.look(&mut |result| answer = f.take().map(|f| f(result)));
         answer
@@ -383,6 +448,15 @@ impl<T> Task<T> {
 }
 
 impl<T, E: MayBeCancelled> Task<Result<T, E>> {
+    /// Lets the task go on by itself. If it fails, the loop's
+    /// [exception handler](crate::EventLoop::set_exception_handler) hears of it; a cancellation is no failure.
+    pub fn detach(self)
+    where
+        E: StdError + 'static,
+    {
+        self.cell.detach(&self.core, |result| result.err().and_then(real_failure));
+    }
+
     /// Whether the task ended because it was cancelled: by an error that is a cancellation, or dropped as it waited for
     /// something foreign. False as long as it runs, and when its result was taken.
     pub fn cancelled(&self) -> bool {
@@ -391,7 +465,7 @@ impl<T, E: MayBeCancelled> Task<Result<T, E>> {
             Ok(Err(error)) => error.is_cancelled(),
             Err(_) => true,
         };
-        self.peek(is_cancelled).unwrap_or(false)
+        self.look(is_cancelled).unwrap_or(false)
     }
 }
 
@@ -407,7 +481,7 @@ impl<T> Future for Task<T> {
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.cell.forget_joiner();
+        self.cell.forget(&self.core);
     }
 }
 
