@@ -27,6 +27,7 @@ mod regressions;
 mod send_file;
 mod serving;
 mod shutdown;
+mod signals;
 mod storm;
 mod streams;
 mod sync;

@@ -2,10 +2,13 @@
 
 mod exception;
 mod executor;
+mod signal;
 
 pub use crate::runtime::exception::{ExceptionContext, ExceptionHandler, ExceptionKind, Panicked};
 pub use exception::call_exception_handler;
 pub use executor::{InExecutor, run_in_executor, set_default_executor, shutdown_default_executor};
+
+pub use signal::{add_signal_handler, remove_signal_handler};
 
 use std::cell::Cell;
 use std::fmt;

@@ -19,13 +19,12 @@ use std::sync::mpsc;
 
 use io_uring::opcode;
 use io_uring::squeue::Entry;
-use io_uring::types::Fd;
 
 use crate::driver::blocking::Call;
 use crate::driver::control;
 use crate::driver::{Answer, Attempt, Close, Driver, Features, Op, Pending, Route};
 use crate::error::Closed;
-use crate::sys::{file, socket};
+use crate::sys::file;
 
 /// A descriptor that is closed through the driver, after its last operation: each operation holds a reference (C13).
 pub(crate) struct Descriptor {
@@ -138,40 +137,6 @@ impl Op for Nop {
 
     fn attempt(&mut self) -> Attempt {
         Attempt::Complete(Answer::once(0))
-    }
-}
-
-/// Reads from a descriptor that is waited for, such as an eventfd or a pipe: `IORING_OP_READ` (5.6).
-pub(crate) struct ReadStream {
-    descriptor: Rc<Descriptor>,
-    bytes: Box<[u8]>,
-}
-
-impl ReadStream {
-    pub(crate) fn new(descriptor: Rc<Descriptor>, size: usize) -> Self {
-        Self { descriptor, bytes: vec![0; size].into() }
-    }
-}
-
-impl Op for ReadStream {
-    fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let (address, len) = (self.bytes.as_mut_ptr(), self.bytes.len() as u32);
-        Some(opcode::Read::new(Fd(self.descriptor.number()), address, len).build())
-    }
-
-    fn route(&self) -> Route {
-        Route::Readable(self.descriptor.number())
-    }
-
-    fn attempt(&mut self) -> Attempt {
-        // read(2) of a blocking descriptor would wait, so it is asked first.
-        if socket::poll_now(self.descriptor.number(), libc::POLLIN) == 0 {
-            return Attempt::Wait;
-        }
-        // SAFETY: the operation owns the bytes.
-        let result =
-            unsafe { file::read(self.descriptor.number(), self.bytes.as_mut_ptr(), self.bytes.len()) };
-        Attempt::from_result(result)
     }
 }
 

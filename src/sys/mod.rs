@@ -7,6 +7,7 @@ pub(crate) mod fork;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod ring;
+pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod transfer;
 
