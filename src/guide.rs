@@ -11,6 +11,8 @@
 //! | `InvalidStateError` | [`InvalidState`](crate::future::InvalidState), [`FutureError::NotDone`](crate::future::FutureError::NotDone) |
 //! | `QueueEmpty`, `QueueFull`, `WouldBlock` | [`WouldBlock`](crate::WouldBlock) |
 //! | `EndOfStream`, `ClosedResourceError`, `BrokenResourceError`, `BusyResourceError` | [`EndOfStream`](crate::EndOfStream), [`Closed`](crate::Closed), [`Broken`](crate::Broken), [`Busy`](crate::Busy) |
+//! | `IncompleteRead`, `DelimiterNotFound` | [`IncompleteRead`](crate::IncompleteRead), which has what there was; [`DelimiterNotFound`](crate::DelimiterNotFound) |
+//! | `TypedAttributeLookupError` | [`TypedAttributeLookupError`](crate::TypedAttributeLookupError) |
 //! | `SendfileNotAvailableError` | [`SendfileNotAvailable`](crate::SendfileNotAvailable) |
 //! | `ExceptionGroup` | [`ErrorGroup`](crate::cancel::ErrorGroup) |
 //!
@@ -96,3 +98,33 @@
 //! | `open_connection`, `open_unix_connection` | [`open_connection`](crate::transport::open_connection), [`open_unix_connection`](crate::transport::open_unix_connection), [`open_stream`](crate::transport::open_stream) with a limit |
 //! | `start_server`, `start_unix_server` | [`start_server`](crate::transport::start_server), [`start_unix_server`](crate::transport::start_unix_server); with a limit: [`StreamReaderProtocol::serving`](crate::transport::StreamReaderProtocol::serving) |
 //! | `IncompleteReadError`, `LimitOverrunError` | [`IncompleteRead`](crate::IncompleteRead), [`LimitOverrun`](crate::LimitOverrun) |
+//!
+//! # Streams
+//! | AnyIO | here |
+//! |---|---|
+//! | `ByteReceiveStream`, `ByteSendStream`, `ByteStream` | [`ByteReceiveStream`](crate::stream::ByteReceiveStream), [`ByteSendStream`](crate::stream::ByteSendStream), [`ByteStream`](crate::stream::ByteStream); the end of a stream is `None` |
+//! | `ObjectReceiveStream`, `ObjectSendStream`, `ObjectStream` | [`ObjectReceiveStream`](crate::stream::ObjectReceiveStream), [`ObjectSendStream`](crate::stream::ObjectSendStream), [`ObjectStream`](crate::stream::ObjectStream) |
+//! | `UnreliableObjectReceiveStream` and its kin | [`UnreliableObjectReceiveStream`](crate::stream::UnreliableObjectReceiveStream), [`UnreliableObjectSendStream`](crate::stream::UnreliableObjectSendStream), [`UnreliableObjectStream`](crate::stream::UnreliableObjectStream) |
+//! | `AnyByteStream` and its kin | the trait objects, such as [`DynByteStream`](crate::stream::DynByteStream) |
+//! | `Listener.serve(handler, task_group)` | [`Listener::serve_in`](crate::stream::Listener::serve_in); without a group: [`net::Listener::serve`](crate::net::Listener::serve) |
+//! | `AsyncResource.aclose`, `aclose_forcefully` | [`AsyncResource::aclose`](crate::stream::AsyncResource::aclose), [`aclose_forcefully`](crate::stream::aclose_forcefully) |
+//! | `async with` of a resource | by design: dropping closes too; `aclose` where the peer is to be told |
+//! | `TypedAttributeSet`, `TypedAttributeProvider`, `extra`, `extra_attributes` | [`Attribute`](crate::stream::Attribute), [`TypedAttributeProvider`](crate::stream::TypedAttributeProvider); a default is `unwrap_or` |
+//! | `SocketAttribute` | [`SocketAttribute`](crate::stream::SocketAttribute) |
+//! | `BufferedByteReceiveStream`, `BufferedByteStream` | [`BufferedByteReceiveStream`](crate::stream::BufferedByteReceiveStream) |
+//! | `TextReceiveStream`, `TextSendStream`, `TextStream` | [`TextReceiveStream`](crate::stream::TextReceiveStream), [`TextSendStream`](crate::stream::TextSendStream), [`TextStream`](crate::stream::TextStream); a character that the end cuts off is an error here, and silently lost there |
+//! | `StapledByteStream`, `StapledObjectStream`, `MultiListener` | [`StapledByteStream`](crate::stream::StapledByteStream), [`StapledObjectStream`](crate::stream::StapledObjectStream), [`MultiListener`](crate::stream::MultiListener) |
+#![cfg_attr(
+    feature = "tls",
+    doc = r#"
+# TLS (feature `tls`)
+| asyncio, AnyIO | here |
+|---|---|
+| `SSLContext`, `create_default_context`, `load_cert_chain` | [`client_config`](crate::stream::tls::client_config), [`server_config`](crate::stream::tls::server_config), [`load_cert_chain`](crate::stream::tls::load_cert_chain); what they leave out, [`rustls`](crate::stream::tls::rustls) has |
+| `TLSStream.wrap`, `unwrap` | [`TlsStream::client`](crate::stream::tls::TlsStream::client), [`TlsStream::server`](crate::stream::tls::TlsStream::server), [`TlsStream::unwrap`](crate::stream::tls::TlsStream::unwrap) |
+| `standard_compatible`, `ssl_handshake_timeout` | [`Wrap::standard_compatible`](crate::stream::tls::Wrap::standard_compatible), [`Wrap::handshake_timeout`](crate::stream::tls::Wrap::handshake_timeout); a connection that is cut off is [`Truncated`](crate::stream::tls::Truncated) |
+| `connect_tcp(tls=True)` | [`connect_tcp`](crate::net::connect_tcp), and [`TlsStream::client`](crate::stream::tls::TlsStream::client) around it |
+| `TLSListener`, `handle_handshake_error` | [`TlsListener`](crate::stream::tls::TlsListener), [`on_handshake_error`](crate::stream::tls::TlsListener::on_handshake_error) |
+| `TLSAttribute` | [`TlsAttribute`](crate::stream::tls::TlsAttribute); without `shared_ciphers` and `channel_binding_tls_unique`, which this TLS does not tell |
+"#
+)]

@@ -29,7 +29,7 @@ pub unsafe trait IoBuf: 'static {
         self.len() == 0
     }
     /// The bytes.
-    fn bytes(&self) -> &[u8] {
+    fn as_slice(&self) -> &[u8] {
         // SAFETY: there are so many initialised bytes, which nobody changes while `self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
     }

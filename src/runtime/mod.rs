@@ -2,7 +2,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod calls;
-mod cancelling;
+pub(crate) mod cancelling;
 mod clock;
 pub(crate) mod core;
 mod event_loop;

@@ -61,7 +61,7 @@ impl ByteSendStream for Script {
         if self.ended.get() {
             return Err(Failed::new(io::ErrorKind::BrokenPipe.into(), buf, 0));
         }
-        self.sent.borrow_mut().extend_from_slice(buf.bytes());
+        self.sent.borrow_mut().extend_from_slice(buf.as_slice());
         Ok(buf)
     }
 }

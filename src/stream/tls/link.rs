@@ -57,8 +57,10 @@ impl<S: ByteStream + 'static> Link<S> {
         if let Some(faces) = self.stream.poll_faces() {
             return faces.poll_receive(cx);
         }
-        // A reply that waits for room goes out meanwhile. If that fails, the next send says so.
-        let _ = self.poll_flush(cx, 0)?;
+        // A reply goes out meanwhile. If that fails, the next send says so.
+        if self.left() > 0 {
+            let _ = self.poll_flush(cx, 0);
+        }
         loop {
             ready!(check(cx))?;
             let mut receiving = self.receiving.take().unwrap_or_else(|| {
@@ -76,19 +78,14 @@ impl<S: ByteStream + 'static> Link<S> {
         }
     }
 
-    /// Queues bytes to be sent. With poll faces they are on their way at once.
-    pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
+    /// Queues bytes to be sent, and returns how many are queued now. With poll faces they are on their way at once.
+    pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<usize> {
+        if let Some(faces) = self.stream.poll_faces() {
+            return if bytes.is_empty() { Ok(0) } else { faces.write(bytes.into()) };
         }
-        match self.stream.poll_faces() {
-            Some(faces) => faces.write(bytes.into()).map(drop),
-            None => {
-                self.check()?;
-                self.queue.borrow_mut().extend_from_slice(&bytes);
-                Ok(())
-            }
-        }
+        self.check()?;
+        self.queue.borrow_mut().extend_from_slice(&bytes);
+        Ok(self.left())
     }
 
     fn check(&self) -> io::Result<()> {

@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 
 use crate::cancel::TaskGroup;
 use crate::error::MayBeCancelled;
+use crate::runtime::cancelling::cancellation_here;
 use crate::stream::tls::attribute::TlsAttribute;
 use crate::stream::tls::stream::TlsStream;
 use crate::stream::tls::wrap::HandshakeFailed;
@@ -135,10 +136,11 @@ impl<L: Listener<Stream: ByteStream>> Listener for TlsListener<L> {
     {
         let (shared, handler) = (self.shared.clone(), Rc::new(handler));
         self.listener.serve_in(group, async move |stream| {
-            // Only a cancel is an error here, and the group knows of that.
             match shared.handshake(stream).await {
                 Ok(Some(tls)) => handler(tls).await,
-                Ok(None) | Err(_) => Ok(()),
+                Ok(None) => Ok(()),
+                // Only a cancel is an error here.
+                Err(_) => Err(cancellation_here().into()),
             }
         })
     }

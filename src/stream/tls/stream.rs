@@ -26,6 +26,7 @@ use crate::stream::{
 use crate::sync::ResourceGuard;
 
 const BYTES: What = What(&"bytes over TLS");
+const ROOM: What = What(&"a peer to take what is sent over TLS");
 
 /// How long a close waits for the peer to say that it has ended too.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -70,6 +71,7 @@ pub struct TlsStream<S> {
     receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     receive_claimed: Cell<bool>,
+    sender: Waiter,
     sending: ResourceGuard,
 }
 
@@ -85,6 +87,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
             closed: Cell::new(false),
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
+            sender: Waiter::new(),
             sending: ResourceGuard::new("sending to"),
         }
     }
@@ -103,15 +106,15 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     pub fn renew_keys(&self) -> io::Result<()> {
         self.check_send()?;
         self.session.borrow_mut().renew_keys()?;
-        self.put_out()
+        self.put_out().map(drop)
     }
 
     fn check_open(&self) -> io::Result<()> {
         if self.closed.get() { Err(Closed::new("the TLS stream").into()) } else { Ok(()) }
     }
 
-    /// Gives what has to be sent to the stream below.
-    pub(crate) fn put_out(&self) -> io::Result<()> {
+    /// Gives what has to be sent to the stream below, and returns how much waits there.
+    pub(crate) fn put_out(&self) -> io::Result<usize> {
         let mut output = Vec::new();
         self.session.borrow_mut().output(&mut output);
         self.link.write(output)
@@ -119,11 +122,12 @@ impl<S: ByteStream + 'static> TlsStream<S> {
 
     /// Decrypts what came from the stream below.
     pub(crate) fn take_in(&self, bytes: &[u8]) {
-        let mut plaintext = Vec::new();
+        let mut plaintext = Vec::with_capacity(bytes.len());
+        // The verifiers and resolvers of the configuration are called in here; they are `Send`, so none has the stream.
         let fed = self.session.borrow_mut().feed(bytes, &mut plaintext);
         if !plaintext.is_empty() {
-            debug_assert!(self.plaintext.take().is_none(), "received only when there is nothing left");
-            self.plaintext.set(Some(Chunk::from(plaintext)));
+            let before = self.plaintext.replace(Some(Chunk::from(plaintext)));
+            debug_assert!(before.is_none(), "more is received only when there is nothing left");
         }
         match fed {
             Ok(taken) => {
@@ -224,12 +228,19 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// Ready when at most `below` bytes are left to be sent.
     fn poll_room(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
         self.check_send()?;
-        self.link.poll_flush(cx, below)
+        let polled = self.link.poll_flush(cx, below);
+        match polled {
+            Poll::Ready(_) => self.sender.clear(),
+            // A close tells whoever waits.
+            Poll::Pending => self.sender.register_for(cx, ROOM),
+        }
+        polled
     }
 
     /// Encrypts and sends; `done` says how much of it was encrypted, and with that sent.
     async fn send_all(&self, bytes: &[u8], done: &mut usize) -> io::Result<()> {
         let _sending = self.sending.enter()?;
+        let _waiting = Forget(&self.sender);
         while *done < bytes.len() {
             // Not more than one piece waits while the next one is encrypted.
             poll_fn(|cx| self.poll_room(cx, PIECE)).await?;
@@ -280,14 +291,16 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// Tells the peer that no more comes, and waits until it has said the same.
     async fn farewell(&self, takes_data: bool) -> io::Result<()> {
         self.end_sending().await?;
-        while self.end.borrow().is_none() {
-            poll_fn(|cx| self.poll_input(cx)).await?;
+        loop {
             if self.plaintext.take().is_some() && !takes_data {
                 let what = "the peer sent something before it ended TLS, which was not received";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
+            if let Some(end) = self.ended() {
+                return end;
+            }
+            poll_fn(|cx| self.poll_input(cx)).await?;
         }
-        self.ended().unwrap_or(Ok(()))
     }
 
     /// Ends TLS on both sides, and gives the stream below, with what came on it behind the end of TLS.
@@ -299,12 +312,6 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// `InvalidData`, if something came over TLS that was not received; those of the streams. The stream below is lost.
     pub fn unwrap(self) -> impl Future<Output = io::Result<(S, Vec<Chunk>)>> {
         async move {
-            if self.plaintext.take().is_some() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "not all was received that came over TLS",
-                ));
-            }
             if self.standard_compatible {
                 self.farewell(false).await?;
             } else {
@@ -312,6 +319,15 @@ impl<S: ByteStream + 'static> TlsStream<S> {
             }
             Ok((self.link.into_stream(), self.rest.into_inner().into()))
         }
+    }
+}
+
+/// Nobody waits there any more, however it ended.
+struct Forget<'a>(&'a Waiter);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -338,6 +354,7 @@ impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
             }
             let mut below = CloseBelow(Some(self.get_ref()));
             self.receiver.wake();
+            self.sender.wake();
             let is_well = !matches!(*self.end.borrow(), Some(End::Failed(_) | End::Truncated));
             let ended = match (is_well && !self.session.borrow().is_handshaking(), self.standard_compatible) {
                 (false, _) => Ok(()),
@@ -404,7 +421,7 @@ impl<S: ByteStream + 'static> ByteSendStream for TlsStream<S> {
     fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> {
         async move {
             let mut done = 0;
-            match self.send_all(buf.bytes(), &mut done).await {
+            match self.send_all(buf.as_slice(), &mut done).await {
                 Ok(()) => Ok(buf),
                 Err(error) => Err(Failed::new(error, buf, done)),
             }
@@ -434,12 +451,12 @@ impl<S: ByteStream + 'static> PollByteStream for TlsStream<S> {
 
     fn write(&self, data: Bytes) -> io::Result<usize> {
         self.check_send()?;
-        let mut done = 0;
+        let (mut done, mut queued) = (0, self.put_out()?);
         while done < data.len() {
             done += self.session.borrow_mut().encrypt(&data[done..])?;
-            self.put_out()?;
+            queued = self.put_out()?;
         }
-        Ok(data.len())
+        Ok(queued)
     }
 
     fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {

@@ -18,7 +18,7 @@ use proactor::stream::{
 };
 use proactor::{TimedOut, spawn};
 
-use crate::harness::{Cx, both_drivers, open_descriptors, tcp_pair, until};
+use crate::harness::{Cx, both_drivers, open_descriptors, patience, tcp_pair, until};
 use crate::wrappers::is;
 use crate::wrappers::tls::{chain_and_key, client, roots, server, tls_pair, wrapped};
 
@@ -293,7 +293,7 @@ fn a_listener_serves_though_others_do_not_speak(cx: Cx) {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?;
             let listener = TlsListener::new(listener, Arc::new(server()))
-                .handshake_timeout(Duration::from_millis(50))
+                .handshake_timeout(patience(2))
                 .on_handshake_error(move |failed| told.borrow_mut().push(failed.error));
             assert_eq!(listener.extra(SocketAttribute::LOCAL_PORT), Ok(address.port()));
             let tasks = group.clone();

@@ -1,6 +1,7 @@
 //! TLS: our client with our server, and what each promises; other people's TLS is in `interop`.
 
 mod handshake;
+mod interop;
 mod records;
 
 use std::io;

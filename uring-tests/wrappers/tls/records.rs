@@ -29,6 +29,8 @@ both_drivers!(
     a_record_that_was_changed_ends_the_connection,
     a_second_sender_or_receiver_is_told_that_it_is_busy,
     closing_tells_who_waits_and_says_goodbye,
+    closing_tells_a_sender_that_waits_and_drops_what_was_not_received,
+    unwrapping_refuses_to_drop_what_was_not_received,
     a_forced_close_waits_for_nothing_and_closes_below,
     cancelled_and_dropped_sends_leave_the_records_whole,
     cancelled_and_dropped_receives_lose_nothing,
@@ -60,7 +62,7 @@ impl ByteSendStream for Plain {
         let mut done = 0;
         while done < buf.len() {
             yield_now().await;
-            let piece = buf.bytes()[done..].iter().take(1500).copied().collect::<Vec<u8>>();
+            let piece = buf.as_slice()[done..].iter().take(1500).copied().collect::<Vec<u8>>();
             match self.0.send(piece).await {
                 Ok(piece) => done += piece.len(),
                 Err(failed) => return Err(Failed::new(failed.error, buf, done + failed.done)),
@@ -231,6 +233,48 @@ fn closing_tells_who_waits_and_says_goodbye(cx: Cx) {
         closed?;
         assert!(end?.is_none(), "a clean end");
         until(|| open_descriptors() == before).await;
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn closing_tells_a_sender_that_waits_and_drops_what_was_not_received(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tls_pair().await?;
+        theirs.send("one").await?;
+        assert_eq!(&ours.receive().await?.expect("bytes")[..], b"one");
+        theirs.send("two").await?;
+        let told = Cell::new(false);
+        let send = async {
+            let failed = ours.send(pattern(20 << 20)).await.expect_err("closed");
+            told.set(true);
+            failed
+        };
+        let close = async {
+            turns(5).await;
+            ours.aclose().await
+        };
+        let peer = async {
+            // Nothing is taken before the sender was told.
+            until(|| told.get()).await;
+            let all = receive_all(&theirs).await?;
+            theirs.aclose().await?;
+            Ok::<_, io::Error>(all.len())
+        };
+        let (failed, closed, count) = join!(send, close, peer);
+        assert!(is::<Closed>(&failed.error), "{}", failed.error);
+        closed?;
+        assert_eq!(count?, failed.done, "so much was said to be sent");
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn unwrapping_refuses_to_drop_what_was_not_received(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tls_pair().await?;
+        theirs.send("unread").await?;
+        let (ours, theirs) = join!(ours.unwrap(), theirs.unwrap());
+        assert_eq!(ours.expect_err("something was not received").kind(), io::ErrorKind::InvalidData);
+        assert!(theirs.is_ok());
         Ok::<_, io::Error>(())
     });
 }
