@@ -120,7 +120,7 @@
 # TLS (feature `tls`)
 | asyncio, AnyIO | here |
 |---|---|
-| `SSLContext`, `create_default_context`, `load_cert_chain` | [`client_config`](crate::stream::tls::client_config), [`server_config`](crate::stream::tls::server_config), [`load_cert_chain`](crate::stream::tls::load_cert_chain); what they leave out, [`rustls`](crate::stream::tls::rustls) has |
+| `SSLContext`, `create_default_context`, `load_cert_chain` | [`client_config`](crate::stream::tls::client_config), [`server_config`](crate::stream::tls::server_config), [`load_cert_chain`](crate::stream::tls::load_cert_chain); what they leave out, `rustls` has |
 | `TLSStream.wrap`, `unwrap` | [`TlsStream::client`](crate::stream::tls::TlsStream::client), [`TlsStream::server`](crate::stream::tls::TlsStream::server), [`TlsStream::unwrap`](crate::stream::tls::TlsStream::unwrap) |
 | `standard_compatible`, `ssl_handshake_timeout` | [`Wrap::standard_compatible`](crate::stream::tls::Wrap::standard_compatible), [`Wrap::handshake_timeout`](crate::stream::tls::Wrap::handshake_timeout); a connection that is cut off is [`Truncated`](crate::stream::tls::Truncated) |
 | `connect_tcp(tls=True)` | [`connect_tcp`](crate::net::connect_tcp), and [`TlsStream::client`](crate::stream::tls::TlsStream::client) around it |

@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// The handle of a connection whose events go to a [`Protocol`]. Clones are the same connection; dropping them all changes
+/// The handle of a connection whose events go to a [`Protocol`](crate::transport::Protocol). Clones are the same connection; dropping them all changes
 /// nothing, as the loop keeps a transport until it is closed.
 #[derive(Clone)]
 pub struct Transport {
