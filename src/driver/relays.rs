@@ -9,10 +9,9 @@ use crate::sys::transfer;
 /// What a pipe holds: the most that a user may ask for (`fs.pipe-max-size`). Splices through the usual 64 KiB take twice
 /// the time.
 pub(crate) const PIPE_SIZE: usize = 1 << 20;
-/// The most pipes of a loop: half of what a user has in such pipes (`fs.pipe-user-pages-soft`).
+/// The most pipes of a loop: half of what a user has in such pipes (`fs.pipe-user-pages-soft`). They are kept until the
+/// loop ends: an idle one takes two descriptors and some 10 KiB of the kernel's memory.
 const PIPES_MAX: usize = 32;
-/// The most pipes that are kept for later.
-const PIPES_IDLE_MAX: usize = 8;
 /// What a block holds: bigger ones are not faster, but out of the cache by the time they are sent.
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 /// The most blocks that are kept for later.
@@ -78,12 +77,7 @@ impl Relays {
 
     /// Takes back an empty pipe.
     pub(crate) fn put_back_pipe(&self, pipe: Pipe) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < PIPES_IDLE_MAX {
-            idle.push(pipe);
-        } else {
-            self.discard_pipe(pipe);
-        }
+        self.idle.borrow_mut().push(pipe);
     }
 
     /// Takes a pipe that has bytes in it, for good.

@@ -144,14 +144,8 @@ impl<T: SendTarget> SendFile<T> {
         let driver = target.descriptor().driver();
         let may_be_direct = !driver.relays().sigpipe_kills();
         let way = match options.count {
-            _ if driver.wants_nonblocking() => {
-                if may_be_direct {
-                    Way::Direct
-                } else {
-                    Way::Copy
-                }
-            }
-            _ if options.inline && may_be_direct => Way::Direct,
+            _ if may_be_direct && (options.inline || driver.wants_nonblocking()) => Way::Direct,
+            _ if driver.wants_nonblocking() => Way::Copy,
             // Without a fallback, the kernel shall say whether it can.
             Some(count) if options.fallback && count <= COPY_MAX => Way::Copy,
             _ => Way::Splice,
@@ -181,11 +175,7 @@ impl<T: SendTarget> SendFile<T> {
             to: 0,
             trouble: None,
         };
-        let mut this = Self { target, transfer: Box::new(transfer) };
-        if this.transfer.stage == Stage::Fill {
-            this.transfer.stage = this.next_stage();
-        }
-        this
+        Self { target, transfer: Box::new(transfer) }
     }
 
     /// How many bytes the socket has taken so far.
@@ -394,6 +384,10 @@ fn is_refusal(errno: i32) -> bool {
 
 impl<T: SendTarget> Op for SendFile<T> {
     fn prepare(&mut self, features: &Features) -> Option<Entry> {
+        if self.transfer.stage == Stage::Fill && self.transfer.pipe.is_none() {
+            // Not before: while it waited for its turn, it needed none.
+            self.transfer.stage = self.next_stage();
+        }
         let (socket, file) = (Fd(self.socket()), Fd(self.transfer.source.file.number()));
         let poll = || opcode::PollAdd::new(socket, libc::POLLOUT as u32).build();
         let pipe = self.transfer.pipe.as_ref().map_or((-1, -1), |pipe| (pipe.reader(), pipe.writer()));
