@@ -346,13 +346,13 @@ fn a_dropped_future_goes_on_and_a_dropped_stream_ends_it(cx: Cx) {
 }
 
 fn hundreds_of_peers_that_do_not_read_hold_no_pipe_and_stop_nobody(cx: Cx) {
-    const PEERS: usize = 120;
+    const PEERS: usize = 100;
     if !needs(2 * PEERS + 100, 100) {
         return;
     }
     let folder = Folder::new();
     cx.run(async {
-        let len = MIB / 2;
+        let len = MIB / 4;
         let file = Rc::new(File::open(file_of(&folder, len)?).await?);
         let before = open_descriptors();
         let (mut peers, mut senders) = (Vec::new(), Vec::new());
