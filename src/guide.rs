@@ -82,6 +82,7 @@
 //! | `Transport` | [`Transport`](crate::transport::Transport); bytes that the kernel is sending count as buffered, as with asyncio's own proactor loop |
 //! | `get_extra_info` | [`sockname`](crate::transport::Transport::sockname), [`peername`](crate::transport::Transport::peername), [`with_socket`](crate::transport::Transport::with_socket) |
 //! | `set_write_buffer_limits` | [`set_write_buffer_limits`](crate::transport::Transport::set_write_buffer_limits), [`WriteBufferLimits`](crate::transport::WriteBufferLimits) |
+//! | `loop.sendfile(transport, file, …)` | [`Transport::sendfile`](crate::transport::Transport::sendfile) |
 //! | `create_connection`, `create_unix_connection` | [`create_connection`](crate::transport::create_connection), [`create_unix_connection`](crate::transport::create_unix_connection) |
 //! | `create_connection(sock=…)`, `connect_accepted_socket` | [`connect_accepted_socket`](crate::transport::connect_accepted_socket) |
 //! | `create_server`, `create_unix_server` | [`create_server`](crate::transport::create_server), [`create_unix_server`](crate::transport::create_unix_server) |

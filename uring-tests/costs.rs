@@ -2,15 +2,18 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fmt::Debug;
 use std::future::{Future, pending};
 use std::io;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use proactor::buf::Chunk;
 use proactor::net::{Family, Stream, TcpListener, TcpStream, UnixStream};
 use proactor::stream::memory_object_stream;
 use proactor::sync::{CapacityLimiter, Event, Lock, Queue, Semaphore};
+use proactor::transport::{Buffered, BufferedProtocol, Protocol, Transport, connect_accepted_socket};
 use proactor::{event_loop, metrics, nop, sleep, spawn, timeout, yield_now};
 
 use crate::harness::{Cx, both_drivers, needs};
@@ -25,6 +28,7 @@ both_drivers!(
     locks_queues_and_streams_allocate_nothing,
     a_task_is_one_allocation,
     a_callback_is_one_allocation,
+    protocols_receive_and_write_without_allocating,
     a_connection_is_a_few_allocations_and_gives_all_of_them_back,
     an_echoed_chunk_is_sent_from_where_it_was_received,
     buffers_come_back_and_the_pool_does_not_grow,
@@ -181,6 +185,69 @@ fn a_receive_into_an_own_buffer_allocates_nothing(cx: Cx) {
         };
         rounds(WARM).await?;
         assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// Answers each ping with a pong; the buffered one keeps its buffer.
+#[derive(Default)]
+struct Pong {
+    transport: OnceCell<Transport>,
+    buffer: Cell<BytesMut>,
+}
+
+impl Pong {
+    fn answer(&self, data: &[u8]) {
+        assert_eq!(data, b"ping");
+        let transport = self.transport.get().expect("made");
+        transport.write(Bytes::from_static(b"pong")).expect("it is open");
+    }
+}
+
+impl Protocol for Pong {
+    fn connection_made(&self, transport: &Transport) {
+        self.transport.set(transport.clone()).expect("made once");
+    }
+    fn data_received(&self, data: Chunk) {
+        self.answer(&data);
+    }
+}
+
+impl BufferedProtocol for Pong {
+    fn connection_made(&self, transport: &Transport) {
+        self.transport.set(transport.clone()).expect("made once");
+    }
+    fn get_buffer(&self, _: Option<usize>) -> BytesMut {
+        let buffer = self.buffer.take();
+        if buffer.capacity() == 0 { BytesMut::with_capacity(4096) } else { buffer }
+    }
+    fn buffer_updated(&self, buffer: BytesMut, count: usize) {
+        self.answer(&buffer[..count]);
+        self.buffer.set(buffer);
+    }
+}
+
+fn protocols_receive_and_write_without_allocating(cx: Cx) {
+    async fn pings(client: &TcpStream, rounds: usize) -> io::Result<()> {
+        for _ in 0..rounds {
+            client.send("ping").await?;
+            assert_eq!(&client.receive().await?.expect("bytes")[..], b"pong");
+        }
+        Ok(())
+    }
+    cx.run(async {
+        for buffered in [false, true] {
+            let (client, server) = tcp_pair().await?;
+            if buffered {
+                drop(connect_accepted_socket(|| Buffered(Pong::default()), server).await?);
+            } else {
+                drop(connect_accepted_socket(Pong::default, server).await?);
+            }
+            pings(&client, WARM).await?;
+            assert_eq!(allocations(pings(&client, ROUNDS)).await, (0, 0), "buffered: {buffered}");
+            client.shutdown_write().await?;
+            assert!(client.receive().await?.is_none());
+        }
         Ok::<_, io::Error>(())
     });
 }

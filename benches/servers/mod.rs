@@ -1,12 +1,15 @@
-//! The servers that `echo` and `churn` measure, each on a thread of its own.
+//! The servers that `echo`, `churn` and `transport` measure, each on a thread of its own.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use crate::common::{DRIVERS, RAW, event_loop};
 use crate::raw::{self, os};
 use proactor::DriverChoice;
+use proactor::buf::Chunk;
 use proactor::net::{Family, Stream, TcpListener, UnixListener, UnixStream};
+use proactor::transport::{Protocol, StreamReader, StreamWriter, Transport, create_server, start_server};
+use std::cell::OnceCell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::PathBuf;
@@ -16,6 +19,24 @@ use std::thread::JoinHandle;
 /// The servers in the order in which they are measured.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     [RAW].into_iter().chain(DRIVERS.map(|(name, _)| name))
+}
+
+/// By which of our interfaces a server echoes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Face {
+    Plain,
+    Protocol,
+    Stream,
+}
+
+/// The driver and the interface in a name such as `protocol/io_uring`; of the driver alone, the plain one.
+fn choice(name: &str) -> Option<(DriverChoice, Face)> {
+    let (face, driver) = match name.split_once('/') {
+        None => (Face::Plain, name),
+        Some(("protocol", driver)) => (Face::Protocol, driver),
+        Some((_, driver)) => (Face::Stream, driver),
+    };
+    DRIVERS.iter().find(|(name, _)| *name == driver).map(|(_, choice)| (*choice, face))
 }
 
 /// Where a server listens, or is to listen.
@@ -54,14 +75,15 @@ impl Server {
     }
 
     fn start(name: &str, address: Address, listener: OwnedFd) -> Option<Server> {
-        let choice = DRIVERS.iter().find(|driver| driver.0 == name).map(|driver| driver.1);
+        let (choice, is_tokio) = (choice(name), name == "tokio");
         let (stop, stopped) = StdUnixStream::pair().ok()?;
         let (ready, is_ready) = channel();
         let tcp = matches!(address, Address::Tcp(_));
         let body = move || {
             os::pin(false);
             let result = match choice {
-                Some(choice) => ours(choice, tcp, listener, stopped, &ready),
+                Some((choice, face)) => ours(choice, face, tcp, listener, stopped, &ready),
+                None if is_tokio => tokio_echo(listener, stopped, &ready),
                 None => floor(listener, stopped, ready),
             };
             result.expect("the server runs until it is stopped");
@@ -110,8 +132,62 @@ fn floor(listener: OwnedFd, stopped: StdUnixStream, ready: Sender<bool>) -> io::
     if possible { raw::server::serve(listener, stopped.into()) } else { Ok(()) }
 }
 
+fn tokio_echo(listener: OwnedFd, stopped: StdUnixStream, ready: &Sender<bool>) -> io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+        let listener = std::net::TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        stopped.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let mut stopped = tokio::net::UnixStream::from_std(stopped)?;
+        let _ = ready.send(true);
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(async move {
+                    let mut buffer = vec![0; 16 << 10];
+                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                        if stream.write_all(&buffer[..count]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        stopped.read_u8().await.map(drop).or(Ok(()))
+    }))
+}
+
+/// Echoes as a protocol.
+#[derive(Default)]
+struct Echo(OnceCell<Transport>);
+
+impl Protocol for Echo {
+    fn connection_made(&self, transport: &Transport) {
+        let _ = self.0.set(transport.clone());
+    }
+
+    fn data_received(&self, data: Chunk) {
+        if let Some(transport) = self.0.get() {
+            let _ = transport.write(data);
+        }
+    }
+}
+
+async fn stream_echo(reader: StreamReader, writer: StreamWriter) -> io::Result<()> {
+    loop {
+        let data = reader.read(64 << 10).await?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        writer.write(data)?;
+        writer.drain().await?;
+    }
+}
+
 fn ours(
     choice: DriverChoice,
+    face: Face,
     tcp: bool,
     listener: OwnedFd,
     stopped: StdUnixStream,
@@ -124,6 +200,19 @@ fn ours(
     event_loop.run_until_complete(async {
         let stopped = UnixStream::from_std(stopped)?;
         let stopped = async { stopped.receive().await };
+        let nowhere = Vec::<SocketAddr>::new();
+        let server = match face {
+            Face::Plain => None,
+            Face::Protocol => Some(create_server(Echo::default, nowhere)),
+            Face::Stream => Some(start_server(stream_echo, nowhere)),
+        };
+        if let Some(server) = server {
+            let server = server.listener(TcpListener::from_std(listener.into())?).backlog(4096).await?;
+            let _ = ready.send(true);
+            let _ = stopped.await;
+            server.close();
+            return server.wait_closed().await;
+        }
         let _ = ready.send(true);
         if tcp {
             TcpListener::from_std(listener.into())?.serve(echo).until(stopped).await

@@ -73,7 +73,7 @@ enum Stage<'a> {
 }
 
 impl<'a> SendFile<'a> {
-    fn new(shared: &'a Rc<Shared>, file: FileSource) -> Self {
+    pub(crate) fn new(shared: &'a Rc<Shared>, file: FileSource) -> Self {
         let options = SendFileOptions { offset: 0, count: None, fallback: true, inline: false };
         Self { shared, options, stage: Stage::New(file), sent: None }
     }

@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) eof: Cell<Eof>,
     /// The buffer that is being received into belongs to a protocol that was replaced.
     pub(super) is_switched: Cell<bool>,
+    /// Files that are being sent.
+    pub(super) files: Cell<usize>,
     /// Wakes the pump when somebody else changed something.
     pub(super) pump: Waiter,
     sockname: Option<SocketAddress>,
@@ -75,6 +77,7 @@ impl State {
             is_at_eof: Cell::new(false),
             eof: Cell::new(Eof::No),
             is_switched: Cell::new(false),
+            files: Cell::new(0),
             pump: Waiter::new(),
             sockname,
             peername,
@@ -99,6 +102,11 @@ impl State {
     /// Bytes that were written and that the kernel has not taken.
     fn queued(&self) -> usize {
         self.stream().map_or(0, |stream| stream.outbound.bytes())
+    }
+
+    /// Whether everything is sent that was written.
+    fn is_sent(&self) -> bool {
+        self.files.get() == 0 && self.queued() == 0
     }
 
     /// Whether nothing is sent or received any more.
@@ -139,7 +147,7 @@ impl State {
         if let Some(stream) = self.stream() {
             stream.stop_receiving();
         }
-        *self.life.borrow_mut() = if self.queued() == 0 { Life::Lost(None) } else { Life::Closing };
+        *self.life.borrow_mut() = if self.is_sent() { Life::Lost(None) } else { Life::Closing };
         self.pump.wake();
     }
 
@@ -220,7 +228,7 @@ impl Transport {
         else {
             return Ok(());
         };
-        if stream.outbound.bytes() == 0 {
+        if state.is_sent() {
             state.eof.set(Eof::Sent);
             return stream.shut_now();
         }

@@ -12,6 +12,7 @@ mod open;
 mod protocol;
 mod pump;
 mod reader;
+mod sendfile;
 mod server;
 mod writer;
 
@@ -22,5 +23,6 @@ pub use limits::WriteBufferLimits;
 pub use open::{open_connection, open_stream, open_unix_connection, start_server, start_unix_server};
 pub use protocol::{AnyProtocol, Buffered, BufferedProtocol, IntoProtocol, Protocol};
 pub use reader::{STREAM_LIMIT, StreamReader};
+pub use sendfile::{Sendfile, SendfileOptions};
 pub use server::{CreateServer, Server, ServerListener, create_server, create_unix_server};
 pub use writer::{StreamReaderProtocol, StreamWriter};

@@ -144,7 +144,9 @@ impl Pump {
             return Poll::Ready(());
         }
         let is_closing = state.is_closing();
-        if !(is_closing || state.eof.get() == Eof::Asked) || !is_sent(cx, 0) {
+        // The end of a file wakes this task.
+        let is_awaited = (is_closing || state.eof.get() == Eof::Asked) && state.files.get() == 0;
+        if !is_awaited || !is_sent(cx, 0) {
             return Poll::Pending;
         }
         if is_closing {

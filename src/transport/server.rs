@@ -357,7 +357,7 @@ impl CreateServer {
         Self(self.0.set(|asked| asked.places.push(Place::Tcp(addrs))))
     }
 
-    /// Takes this listener too.
+    /// Takes this listener too; with an empty list of addresses, only this one.
     #[doc(alias = "sock")]
     pub fn listener(self, listener: impl Into<ServerListener>) -> Self {
         let listener = listener.into();
@@ -413,6 +413,7 @@ async fn create(asked: Asked) -> io::Result<Server> {
     let mut bound = Vec::new();
     for place in asked.places {
         match place {
+            Place::Tcp(Addrs::Known(none)) if none.is_empty() => {}
             Place::Tcp(addrs) => {
                 for address in IpVersion::only(asked.version, resolve(driver, addrs).await?)? {
                     if address.port() == 0 || !bound.contains(&address) {
