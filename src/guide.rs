@@ -70,6 +70,17 @@
 //! | `Queue`, `LifoQueue`, `PriorityQueue` | [`Queue`](crate::sync::Queue) |
 //! | `create_memory_object_stream` | [`memory_object_stream`](crate::stream::memory_object_stream) |
 //!
+//! # Datagrams, UNIX sockets, pipes
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `create_udp_socket`, `create_connected_udp_socket` | [`UdpSocket::bind`](crate::net::UdpSocket::bind), [`UdpSocket::connect`](crate::net::UdpSocket::connect), [`UdpSocket::builder`](crate::net::UdpSocket::builder) |
+//! | `create_unix_datagram_socket`, `create_connected_unix_datagram_socket` | [`UnixDatagram`](crate::net::UnixDatagram) |
+//! | `connect_unix`, `create_unix_listener`, with `mode`, `backlog` | [`UnixStream::connect`](crate::net::UnixStream::connect), [`UnixListener::builder`](crate::net::UnixListener::builder) |
+//! | `UNIXSocketStream.send_fds`, `receive_fds` | [`UnixStream::send_fds`](crate::net::UnixStream::send_fds), [`UnixStream::receive_fds`](crate::net::UnixStream::receive_fds), and [`expect_fds`](crate::net::UnixStream::expect_fds) before the first bytes |
+//! | `connect_read_pipe`, `connect_write_pipe` | [`PipeReader::from_fd`](crate::net::PipeReader::from_fd), [`PipeWriter::from_fd`](crate::net::PipeWriter::from_fd); [`pipe`](crate::net::pipe), [`stdin`](crate::net::stdin), [`stdout`](crate::net::stdout), [`stderr`](crate::net::stderr) |
+//! | `sock_accept`, `sock_connect`, `sock_recv`, `sock_recv_into`, `sock_recvfrom`, `sock_sendall`, `sock_sendto` | the methods of [`Socket`](crate::net::Socket) |
+//! | `SocketAttribute`: `local_address`, `peername`, `raw_socket` … | `local_addr`, `peer_addr`, [`with_socket`](crate::net::Stream::with_socket) of each socket |
+//!
 //! # Sending files
 //! | asyncio | here |
 //! |---|---|

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proactor::buf::Chunk;
-use proactor::net::{Family, Stream, TcpListener, TcpStream, UnixStream};
+use proactor::net::{Family, Stream, TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream, pipe};
 use proactor::stream::memory_object_stream;
 use proactor::sync::{CapacityLimiter, Event, Lock, Queue, Semaphore};
 use proactor::transport::{Buffered, BufferedProtocol, Protocol, Transport, connect_accepted_socket};
@@ -21,6 +21,8 @@ use crate::harness::{Cx, both_drivers, needs};
 both_drivers!(
     a_tcp_echo_allocates_nothing,
     a_unix_echo_allocates_nothing,
+    a_datagram_echo_allocates_nothing,
+    a_pipe_allocates_nothing,
     many_connections_at_once_allocate_nothing,
     a_receive_into_an_own_buffer_allocates_nothing,
     sleeping_and_time_limits_allocate_nothing,
@@ -33,6 +35,7 @@ both_drivers!(
     an_echoed_chunk_is_sent_from_where_it_was_received,
     buffers_come_back_and_the_pool_does_not_grow,
     a_turn_of_the_loop_is_one_enter,
+    datagrams_cost_nothing_but_the_enters,
 );
 
 /// Counts the allocations of each thread, so that tests do not disturb each other.
@@ -127,6 +130,81 @@ fn a_unix_echo_allocates_nothing(cx: Cx) {
     cx.run(async {
         let (client, server) = UnixStream::pair()?;
         echo_allocates_nothing(client, server).await
+    });
+}
+
+/// A client and a server, which answers each datagram with what it received.
+async fn datagram_echo(client: &UdpSocket, server: &UdpSocket, rounds: usize) -> io::Result<()> {
+    client.send("ping ping ping").await?;
+    for _ in 0..rounds {
+        let (chunk, source) = server.receive_from().await?;
+        server.send_to(chunk, source).await?;
+        let chunk = client.receive().await?;
+        client.send(chunk).await?;
+    }
+    assert_eq!(&server.receive().await?[..], b"ping ping ping");
+    Ok(())
+}
+
+fn a_datagram_echo_allocates_nothing(cx: Cx) {
+    cx.run(async {
+        let server = UdpSocket::bind("127.0.0.1:0").await?;
+        let client = UdpSocket::connect(server.local_addr()?).await?;
+        datagram_echo(&client, &server, WARM).await?;
+        assert_eq!(allocations(datagram_echo(&client, &server, ROUNDS)).await, (0, 0));
+        let (ours, theirs) = UnixDatagram::pair()?;
+        let rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                ours.send("ping").await?;
+                theirs.send(theirs.receive().await?).await?;
+                assert_eq!(&ours.receive().await?[..], b"ping");
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_pipe_allocates_nothing(cx: Cx) {
+    cx.run(async {
+        let (reader, writer) = pipe().await?;
+        let rounds = async |rounds: usize| {
+            for _ in 0..rounds {
+                writer.send("ping").await?;
+                assert_eq!(&reader.receive().await?.expect("bytes")[..], b"ping");
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// On the ring each of these is an entry, and nothing but the enter is a system call: one receive is armed once, and each
+/// datagram is one send.
+fn datagrams_cost_nothing_but_the_enters(cx: Cx) {
+    if !cx.is_uring() || !cx.has("multishot receive") {
+        return;
+    }
+    cx.run(async {
+        let server = UdpSocket::bind("127.0.0.1:0").await?;
+        let client = UdpSocket::connect(server.local_addr()?).await?;
+        datagram_echo(&client, &server, WARM).await?;
+        let before = metrics();
+        datagram_echo(&client, &server, ROUNDS).await?;
+        let after = metrics();
+        let entries = |name| after.submitted_of(name) - before.submitted_of(name);
+        let sends = entries("send") + entries("sendmsg");
+        assert_eq!((sends, entries("recvmsg")), (2 * ROUNDS as u64 + 1, 0));
+        let all = |metrics: &proactor::Metrics| metrics.submitted().map(|(_, count)| count).sum::<u64>();
+        let others = all(&after) - all(&before) - sends;
+        assert!(others <= 4, "{others} other entries");
+        let enters = after.enters - before.enters;
+        assert!(enters <= 4 * ROUNDS as u64 + 20, "{enters} enters for {ROUNDS} rounds");
+        Ok::<_, io::Error>(())
     });
 }
 

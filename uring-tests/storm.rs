@@ -4,6 +4,7 @@
 //! `URING_TESTS_SEED` repeats a run (the threads of the kernel and of the pool are not repeated), `URING_TESTS_STORM` sets
 //! how many operations there are.
 
+mod messages;
 mod others;
 mod streams;
 
@@ -20,11 +21,14 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::{Either, select};
 use proactor::cancel::{CancelScope, move_on_after, shielded};
 use proactor::fs::File;
-use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use proactor::net::{
+    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket, UnixStream,
+};
 use proactor::sync::{Lock, Semaphore};
 use proactor::{Cancelled, MayBeCancelled, Task, nop, spawn, yield_now};
 
 use crate::harness::{Cx, Folder, Random, both_drivers, needs, patience, tcp_pair, until};
+use messages::{confers, corresponds};
 use others::{locks, naps, object_streams, permits, queues, writes};
 use streams::{Pattern, converses, meets};
 
@@ -234,6 +238,13 @@ fn a_storm_of_cancels_loses_nothing(cx: Cx) {
             }
             tasks.push(converses(&storm, pair, &pattern));
             tasks.push(converses(&storm, tcp_pair().await?, &pattern));
+        }
+        for _ in 0..2 {
+            tasks.push(confers(&storm, UnixSeqpacket::pair()?));
+            tasks.push(corresponds(&storm, UnixDatagram::pair()?, false));
+            let there = UdpSocket::bind("127.0.0.1:0").await?;
+            let here = UdpSocket::connect(there.local_addr()?).await?;
+            tasks.push(corresponds(&storm, (here, there), true));
         }
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;

@@ -47,6 +47,18 @@ impl Chunk {
         Self { home: pool.keep(bytes), pool, first, len }
     }
 
+    /// A part of the bytes of a chunk that is not initialised everywhere: rooms of which only some was used.
+    ///
+    /// # Safety
+    /// The kernel initialised these `len` bytes.
+    pub(crate) unsafe fn part(&self, at: usize, len: usize) -> &[u8] {
+        assert!(at + len <= self.len as usize, "a part beyond a chunk of {} bytes", self.len);
+        // SAFETY: inside the bytes, as was just checked.
+        let first = unsafe { self.first.add(at) };
+        // SAFETY: as in `deref`; these are initialised, as the caller promises.
+        unsafe { std::slice::from_raw_parts(first, len) }
+    }
+
     /// Splits off the first `at` bytes and returns them; `self` keeps the rest. Both share the buffer.
     ///
     /// # Panics

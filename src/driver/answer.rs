@@ -33,6 +33,11 @@ impl Answer {
         Self::new(result, MORE | buffer.map_or(0, |id| BUFFER | u32::from(id) << 16))
     }
 
+    /// The same, and no further one will come.
+    pub(crate) fn last(self) -> Self {
+        Self { flags: self.flags & !MORE, ..self }
+    }
+
     /// The pooled buffer that was filled.
     #[inline]
     pub(crate) fn buffer(self) -> Option<BufferId> {

@@ -39,7 +39,7 @@ pub(crate) mod workers;
 pub use metrics::Metrics;
 pub use report::{DriverChoice, DriverKind, DriverReport};
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
@@ -60,7 +60,7 @@ pub(crate) use probe::Features;
 use relays::Relays;
 pub(crate) use table::Key;
 use table::{State, Table};
-pub(crate) use uring::BUFFER_GROUP;
+pub(crate) use uring::{BUFFER_GROUP, MESSAGE_GROUP};
 
 /// How long `poll` may wait.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,9 @@ pub(crate) struct Driver {
     nonblocking: bool,
     pool: Rc<Pool>,
     relays: Relays,
+    /// Made when the first socket receives messages.
+    message_pool: OnceCell<Rc<Pool>>,
+    buffer_bytes_max: usize,
     inbox: Arc<Inbox>,
     alarm: &'static Alarm,
     /// Reused from turn to turn.
@@ -124,6 +127,9 @@ const BATCH_MAX: usize = 1024;
 
 /// How often an operation is tried before it waits for its turn.
 const TRIES_MAX: usize = 16;
+/// The size of a buffer for messages: the biggest UDP datagram (64 KiB), its address, and control messages with 253
+/// descriptors, the most there can be.
+const MESSAGE_BUFFER: usize = 68 << 10;
 
 /// However slowly the completions come at shutdown, after so many times the limit it is over.
 const DRAINS_MAX: u32 = 10;
@@ -148,6 +154,8 @@ impl Driver {
             report: Arc::new(report),
             pool,
             relays: Relays::default(),
+            message_pool: OnceCell::new(),
+            buffer_bytes_max: sizes.buffer_bytes_max,
             inbox,
             alarm,
             batch: Cell::default(),
@@ -168,6 +176,23 @@ impl Driver {
 
     pub(crate) fn relays(&self) -> &Relays {
         &self.relays
+    }
+
+    /// Whether making a pipe is an operation; else it is a call that never waits.
+    pub(crate) fn makes_pipes(&self) -> bool {
+        self.nonblocking || self.features.pipe_op
+    }
+
+    /// Buffers for whole messages. As many bytes as the pool of the streams may have; what of a buffer was never filled
+    /// costs no memory, and most messages are small.
+    pub(crate) fn message_pool(&self) -> &Rc<Pool> {
+        self.message_pool.get_or_init(|| {
+            let pool = Pool::new(MESSAGE_BUFFER, self.buffer_bytes_max);
+            if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
+                uring.attach_messages(&pool);
+            }
+            pool
+        })
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -209,7 +234,9 @@ impl Driver {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        let (buffers_total, buffers_in_use) = self.pool.counts();
+        let pools = [Some(&self.pool), self.message_pool.get()].into_iter().flatten();
+        let counts = pools.map(|pool| pool.counts());
+        let (buffers_total, buffers_in_use) = counts.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         let mut metrics = Metrics {
             completions: self.completions.get(),
             in_flight: self.in_flight(),
@@ -379,6 +406,9 @@ impl Driver {
             ));
         }
         self.pool.feed();
+        if let Some(pool) = self.message_pool.get() {
+            pool.feed();
+        }
         let mut batch = self.batch.take();
         let asleep = !matches!(wait, Wait::No) && self.alarm.fall_asleep();
         // Looked at after falling asleep: a result that comes later rings the bell. (The loop takes the alarm's news for
@@ -539,6 +569,7 @@ impl Drop for Driver {
         if self.table.in_flight() > 0 {
             std::mem::forget(std::mem::replace(&mut self.table, Table::new()));
             std::mem::forget(self.pool.clone());
+            std::mem::forget(self.message_pool.take());
             if let Backend::Uring(uring) = self.backend.get_mut() {
                 uring.leak();
             }

@@ -31,6 +31,10 @@ pub(crate) struct Features {
     /// Multishot receive into a ring of provided buffers.
     pub(crate) multishot_receive: bool,
     pub(crate) sync_cancel: bool,
+    /// A plain send can name where it goes (6.1; it came together with SENDMSG_ZC).
+    pub(crate) send_to: bool,
+    /// Pipes are made by the ring (6.16).
+    pub(crate) pipe_op: bool,
     no_iowait: bool,
     ext_arg: bool,
     nodrop: bool,
@@ -208,6 +212,8 @@ fn look() -> io::Result<Features> {
         socket_op: has(opcode::Socket::CODE),
         msg_ring: has(opcode::MsgRingData::CODE),
         lossless_waitall: has(opcode::SendZc::CODE),
+        pipe_op: has(opcode::Pipe::CODE),
+        send_to: has(opcode::SendMsgZc::CODE),
         multishot_accept: false,
         multishot_receive: false,
         sync_cancel: ring

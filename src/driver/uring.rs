@@ -34,6 +34,8 @@ const TAG_TIMER: u64 = 3 << 60;
 
 /// The group of the buffer ring.
 pub(crate) const BUFFER_GROUP: u16 = 0;
+/// The group of the buffer ring for messages.
+pub(crate) const MESSAGE_GROUP: u16 = 1;
 /// How many turns in a row may go without an enter while completions are queued.
 const TURNS_WITHOUT_ENTER_MAX: u32 = 16;
 /// Completion queue entries for each submission queue entry: multishot operations complete many times.
@@ -59,6 +61,7 @@ pub(crate) struct Uring {
     gather: Duration,
     features: Features,
     pool: Rc<Pool>,
+    message_pool: Option<Rc<Pool>>,
     /// What found no place in the submission queue; cancels go first (C5).
     waiting: VecDeque<Entry>,
     waiting_cancels: VecDeque<Entry>,
@@ -94,13 +97,7 @@ impl Uring {
         }
         ring.register_fd();
         ring.limit_workers(WORKERS_MAX.0, WORKERS_MAX.1);
-        if features.multishot_receive {
-            let places = u16::try_from(pool.buffers_max().next_power_of_two()).unwrap_or(1 << 15);
-            // Without it (no memory) receives go one by one, as on kernels that have no buffer rings.
-            if let Ok(buffers) = ring.register_buffer_ring(places, BUFFER_GROUP) {
-                pool.attach(buffers);
-            }
-        }
+        attach(&ring, features, &pool, BUFFER_GROUP);
         let gather = if ring.can_gather() { waiting.gather } else { Duration::ZERO };
         Ok(Self {
             ring: Some(ring),
@@ -108,6 +105,7 @@ impl Uring {
             gather,
             features: features.clone(),
             pool,
+            message_pool: None,
             waiting: VecDeque::new(),
             waiting_cancels: VecDeque::new(),
             cancelled: Vec::new(),
@@ -125,6 +123,14 @@ impl Uring {
             overflows: 0,
             submitted: [0; OPCODES],
         })
+    }
+
+    /// From now on there are buffers for messages.
+    pub(crate) fn attach_messages(&mut self, pool: &Rc<Pool>) {
+        if let Some(ring) = &self.ring {
+            attach(ring, &self.features, pool, MESSAGE_GROUP);
+            self.message_pool = Some(pool.clone());
+        }
     }
 
     pub(crate) fn count(&self, metrics: &mut Metrics) {
@@ -234,6 +240,9 @@ impl Uring {
             batch.push((key, Answer::once(-libc::ECANCELED)));
         }
         self.pool.publish();
+        if let Some(pool) = &self.message_pool {
+            pool.publish();
+        }
         self.arm_bell();
         let ring = self.ring.as_mut().expect("not closed");
         let wait = if !batch.is_empty() || ring.has_completions() { Wait::No } else { wait };
@@ -367,9 +376,12 @@ impl Uring {
         // Closes that were pushed since the last enter.
         let _ = self.enter(false);
         let Some(ring) = self.ring.take() else { return };
-        if let Some(buffers) = self.pool.detach() {
-            ring.unregister_buffer_ring(BUFFER_GROUP);
-            drop(buffers);
+        let groups = [(Some(&self.pool), BUFFER_GROUP), (self.message_pool.as_ref(), MESSAGE_GROUP)];
+        for (pool, group) in groups {
+            if let Some(buffers) = pool.and_then(|pool| pool.detach()) {
+                ring.unregister_buffer_ring(group);
+                drop(buffers);
+            }
         }
         drop(ring);
     }
@@ -380,6 +392,16 @@ impl Uring {
         std::mem::forget(self.ring.take());
         std::mem::forget(std::mem::take(&mut self.bell_count));
         std::mem::forget(std::mem::replace(&mut self.timespec, Box::new(Timespec::new())));
+    }
+}
+
+/// Lets the kernel choose buffers of a pool by itself. Without it (no memory, or an old kernel) receives go one by one.
+fn attach(ring: &Ring, features: &Features, pool: &Pool, group: u16) {
+    let places = u16::try_from(pool.buffers_max().next_power_of_two()).unwrap_or(1 << 15);
+    if features.multishot_receive
+        && let Ok(buffers) = ring.register_buffer_ring(places, group)
+    {
+        pool.attach(buffers);
     }
 }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::driver::control::SocketFile;
 use crate::driver::{Aftermath, Driver, Key, control};
 use crate::error::Closed;
 use crate::net::Family;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     abandoned: Cell<bool>,
     /// The socket was made here, so no other process listens on it.
     is_ours: bool,
+    /// The file of a UNIX socket that is removed when it is closed.
+    file: Cell<Option<SocketFile>>,
 }
 
 impl Shared {
@@ -157,7 +160,7 @@ impl Shared {
             fn drop(&mut self) {
                 self.0.abandoned.set(true);
                 let ready = std::mem::take(&mut *self.0.ready.borrow_mut());
-                drop(ready);
+                drop((ready, self.0.file.take()));
                 self.0.close_if_over();
             }
         }
@@ -263,8 +266,14 @@ impl<F: Family> Listener<F> {
             closed: Cell::new(false),
             abandoned: Cell::new(false),
             is_ours,
+            file: Cell::new(None),
         });
         Self { shared, family: PhantomData }
+    }
+
+    /// The file goes with the listener.
+    pub(crate) fn keep_file(&self, file: Option<SocketFile>) {
+        self.shared.file.set(file);
     }
 
     /// Takes over a listener of std.
@@ -363,6 +372,7 @@ impl<F: Family> Listener<F> {
             let close = async {
                 shared.stopped().await;
                 shared.ready.borrow_mut().clear();
+                drop(shared.file.take());
                 shared.descriptor.close().await
             };
             cut(ACCEPT, close).await
@@ -384,7 +394,7 @@ impl<F: Family> Drop for Listener<F> {
         let ready = std::mem::take(&mut *self.shared.ready.borrow_mut());
         let waiting = std::mem::take(&mut *self.shared.waiting.borrow_mut());
         let backoff = self.shared.backoff.borrow_mut().take();
-        drop((ready, waiting, backoff));
+        drop((ready, waiting, backoff, self.shared.file.take()));
     }
 }
 

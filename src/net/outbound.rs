@@ -17,7 +17,7 @@ use crate::driver::{Aftermath, Key};
 use crate::error::{Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
-use crate::op::net::{Batch, SendBatch, SendOp, SendTarget};
+use crate::op::net::{Batch, Medium, ReceiveTarget, SendBatch, SendOp, SendTarget};
 use crate::runtime::here;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, Waiter, check, outcome};
@@ -500,6 +500,10 @@ impl Shared {
 impl SendTarget for Shared {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
+    }
+
+    fn medium(&self) -> Medium {
+        ReceiveTarget::medium(self)
     }
 
     fn send_over(&self, result: i32, after: &mut Aftermath) {

@@ -3,7 +3,7 @@
 //! Futures only wait here (DESIGN idea 2): dropping one loses nothing, since bytes stay in `inbound` and a send that
 //! has begun goes on.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -11,12 +11,13 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use crate::buf::{Chunk, IoBufMut, Starved};
-use crate::driver::{Aftermath, Driver, Key, control};
-use crate::error::{Busy, Closed, Failed};
+use crate::driver::{Aftermath, Driver, Key, Op, control};
+use crate::error::{Busy, Closed, Failed, MayBeCancelled};
+use crate::net::fds::Expected;
 use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
-use crate::op::net::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+use crate::op::net::{Medium, ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
 use crate::runtime::budget;
 use crate::runtime::here;
 use crate::runtime::scope::What;
@@ -64,6 +65,11 @@ pub(crate) struct Shared {
     /// Whether a receive that brings less than fits has taken all there was. So it is for TCP; on a UNIX socket a receive
     /// stops behind a message that carries descriptors or credentials.
     short_means_all: bool,
+    medium: Medium,
+    /// Nobody has opened the other end of a named pipe yet.
+    awaits_peer: Cell<bool>,
+    /// Descriptors may come with bytes, and with which ones: made when the first are expected.
+    pub(crate) expected: OnceCell<Box<Expected>>,
     /// Streams and halves that use it.
     handles: Cell<u32>,
     pub(crate) closed: Cell<bool>,
@@ -74,7 +80,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Of a socket.
     pub(crate) fn new(descriptor: Descriptor, short_means_all: bool) -> Rc<Self> {
+        Self::with_medium(descriptor, short_means_all, Medium::Socket, false)
+    }
+
+    /// Of anything that bytes go through. `awaits_peer`: of a named pipe that nobody may have opened at the other end.
+    pub(crate) fn with_medium(
+        descriptor: Descriptor,
+        short_means_all: bool,
+        medium: Medium,
+        awaits_peer: bool,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
             descriptor,
             this: this.clone(),
@@ -86,6 +103,9 @@ impl Shared {
             outbound: Outbound::default(),
             is_in_starved_queue: Cell::new(false),
             short_means_all,
+            medium,
+            awaits_peer: Cell::new(awaits_peer),
+            expected: OnceCell::new(),
             handles: Cell::new(1),
             closed: Cell::new(false),
             receive_closed: Cell::new(false),
@@ -190,7 +210,7 @@ impl Shared {
     }
 
     /// How the stream ended, if it did and all bytes were taken.
-    fn ended(&self) -> Option<io::Result<()>> {
+    pub(crate) fn ended(&self) -> Option<io::Result<()>> {
         match self.end.get() {
             End::Open => None,
             // The kernel reports a reset once. If a send took it, the receive sees an end that looks clean.
@@ -234,10 +254,14 @@ impl Shared {
     pub(crate) fn forget_receiver(&self) {
         self.receive_claimed.set(false);
         self.receiver.clear();
+        // What comes from now on may bring descriptors to somebody who wants them.
+        if self.wants_one() {
+            self.stop_receiving();
+        }
     }
 
     /// Copies bytes that came already, as many as fit.
-    fn copy_inbound<B: IoBufMut>(&self, buf: &mut B) -> usize {
+    pub(crate) fn copy_inbound<B: IoBufMut>(&self, buf: &mut B) -> usize {
         let mut copied = 0;
         while copied < buf.capacity() {
             let Some(mut chunk) = self.inbound.pop() else { break };
@@ -276,8 +300,27 @@ impl Shared {
             Some(Err(error)) => return Err(Failed::new(error, buf, 0)),
             None => {}
         }
+        if self.awaits_peer.get() {
+            // The pooled receive knows how to wait for a peer.
+            match std::future::poll_fn(|cx| self.poll_receive(cx)).await {
+                Ok(Some(chunk)) => self.inbound.push_first(chunk),
+                Ok(None) => return Ok((0, buf)),
+                Err(error) => return Err(Failed::new(error, buf, 0)),
+            }
+            let copied = self.copy_inbound(&mut buf);
+            return Ok((copied, buf));
+        }
+        let (result, op) = self.single(ReceiveInto::new(self.clone(), buf)).await;
+        match result.and_then(outcome) {
+            Ok(count) => Ok((count as usize, op.into_buf())),
+            Err(error) => Err(Failed::new(error, op.into_buf(), 0)),
+        }
+    }
+
+    /// Performs the one receive into a buffer of the caller; an error if the stream was closed meanwhile.
+    pub(crate) async fn single<O: Op>(&self, op: O) -> (io::Result<i32>, O) {
         self.receiving.set(Receiving::Single(None));
-        let mut ask = Ask::new(self.driver(), ReceiveInto::new(self.clone(), buf), BYTES);
+        let mut ask = Ask::new(self.driver(), op, BYTES);
         let (result, op) = std::future::poll_fn(|cx| {
             let polled = Pin::new(&mut ask).poll(cx);
             if polled.is_pending() {
@@ -287,20 +330,28 @@ impl Shared {
         })
         .await;
         self.receiving.set(Receiving::Idle);
-        let buf = op.into_buf();
         self.note_end(result);
-        if result == -libc::ECANCELED
-            && !here::is_cancelled()
-            && let Err(closed) = self.check_receive()
-        {
-            self.close_if_over();
-            return Err(Failed::new(closed, buf, 0));
-        }
+        let is_own = result == -libc::ECANCELED && !here::is_cancelled();
+        let closed = self.check_receive();
         self.close_if_over();
-        match outcome(result) {
-            Ok(count) => Ok((count as usize, buf)),
-            Err(error) => Err(Failed::new(error, buf, 0)),
-        }
+        (if is_own { closed.map(|()| result) } else { Ok(result) }, op)
+    }
+
+    /// Sends what is queued, then closes.
+    pub(crate) async fn close(&self) -> io::Result<()> {
+        let sent = match self.turn().await {
+            Ok(turn) => {
+                drop(turn);
+                Ok(())
+            }
+            // A send is on its way still, and the descriptor in use.
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => Err(error),
+        };
+        std::future::poll_fn(|cx| self.poll_idle(cx)).await;
+        self.closed.set(true);
+        let closed = self.descriptor.close().await;
+        sent.and(closed)
     }
 
     /// Waits until nothing is armed, or there are bytes already.
@@ -464,6 +515,22 @@ impl ReceiveTarget for Shared {
 
     fn short_means_all(&self) -> bool {
         self.short_means_all
+    }
+
+    fn wants_one(&self) -> bool {
+        self.expected.get().is_some()
+    }
+
+    fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    fn awaits_peer(&self) -> bool {
+        self.awaits_peer.get()
+    }
+
+    fn peer_came(&self) {
+        self.awaits_peer.set(false);
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::buf::{Chunk, IoBuf, IoBufMut};
 use crate::driver::{Driver, control};
-use crate::error::{Busy, Closed, Failed, MayBeCancelled};
+use crate::error::{Busy, Closed, Failed};
 use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
@@ -227,21 +227,7 @@ impl<F: Family> Stream<F> {
     /// # Kernel
     /// `IORING_OP_CLOSE` (5.6), on epoll `close(2)`; on both `close(2)` in a thread of the pool if the socket lingers.
     pub fn close(self) -> impl Future<Output = io::Result<()>> {
-        let close = async move {
-            let sent = match self.shared.turn().await {
-                Ok(turn) => {
-                    drop(turn);
-                    Ok(())
-                }
-                // A send is on its way still, and the descriptor in use.
-                Err(error) if error.is_cancelled() => return Err(error),
-                Err(error) => Err(error),
-            };
-            poll_fn(|cx| self.shared.poll_idle(cx)).await;
-            self.shared.closed.set(true);
-            let closed = self.shared.descriptor.close().await;
-            sent.and(closed)
-        };
+        let close = async move { self.shared.close().await };
         // Cut short by a cancel, the rest happens when the stream is dropped.
         cut(What(&"a stream to close"), close)
     }

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
-use socket2::{Domain, SockAddr};
+use socket2::{Domain, SockAddr, Type};
 
 use crate::driver::Driver;
-use crate::driver::control::{self, ListenOptions};
-use crate::net::{Family, Listener, Stream};
+use crate::driver::control::{self, UnixListenOptions};
+use crate::net::{Family, Listener, Stream, UnixSeqpacketListener};
 use crate::op::Descriptor;
 use crate::op::net::Connect;
 use crate::runtime::scope::What;
@@ -44,38 +44,146 @@ const BACKLOG: i32 = 1024;
 /// How long a connect waits when the queue of the listener is full; doubled each time, up to a limit.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 
-impl UnixListener {
-    /// Listens at `path`, which must not exist. The file stays when the listener is closed.
+/// How a UNIX listener shall be made.
+///
+/// # Examples
+/// ```
+/// use proactor::net::UnixListener;
+/// # fn demo() -> impl Future<Output = std::io::Result<()>> {
+/// async {
+///     let listener = UnixListener::builder().mode(0o660).unlink_on_close(true).bind("/run/service.sock").await?;
+///     listener.close().await
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy)]
+#[must_use = "a builder does nothing until `bind`"]
+pub struct UnixListenerBuilder {
+    backlog: i32,
+    mode: Option<u32>,
+    remove_stale: bool,
+    unlink: bool,
+}
+
+impl UnixListenerBuilder {
+    pub(crate) fn new() -> Self {
+        Self { backlog: BACKLOG, mode: None, remove_stale: true, unlink: false }
+    }
+
+    /// Connections that the kernel holds before they are accepted, up to the sysctl `net.core.somaxconn`. Default: 1024.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self
+    }
+
+    /// Who may connect: the permissions of the socket's file, such as `0o660`, set before anybody can. Default: as the
+    /// `umask` of the process says.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Whether a socket that is there already, and that nobody listens on, is removed. Default: yes.
+    pub fn remove_stale(mut self, on: bool) -> Self {
+        self.remove_stale = on;
+        self
+    }
+
+    /// Whether the socket's file is removed when the listener is closed or dropped, if it is still the same. Default: no.
+    #[doc(alias = "cleanup_socket")]
+    pub fn unlink_on_close(mut self, on: bool) -> Self {
+        self.unlink = on;
+        self
+    }
+
+    /// Listens at `path`; a path that begins with a zero byte is an abstract name, which is no file.
     ///
     /// # Cancel safety
     /// *Nothing is lost.*
     ///
     /// # Errors
-    /// What the kernel says: `AddrInUse` if the path exists, `PermissionDenied` …
+    /// What the kernel says: `AddrInUse` if there is a file that is no socket, or a socket that somebody listens on;
+    /// `PermissionDenied` …
     ///
     /// # Panics
     /// If no event loop runs on this thread.
-    #[doc(alias = "create_unix_listener")]
     #[track_caller]
-    pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<Self>> {
+    pub fn bind(self, path: impl AsRef<Path>) -> impl Future<Output = io::Result<UnixListener>> {
+        self.listen(path.as_ref(), Type::STREAM)
+    }
+
+    /// As [`bind`](Self::bind), for connections of messages.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost.*
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    #[track_caller]
+    pub fn bind_seqpacket(
+        self,
+        path: impl AsRef<Path>,
+    ) -> impl Future<Output = io::Result<UnixSeqpacketListener>> {
+        let listening = self.listen(path.as_ref(), Type::SEQPACKET);
+        async move { listening.await.map(UnixSeqpacketListener::of) }
+    }
+
+    #[track_caller]
+    fn listen<F: Family>(
+        self,
+        path: &Path,
+        kind: Type,
+    ) -> impl Future<Output = io::Result<Listener<F>>> + use<F> {
         let driver = core::current().driver.clone();
-        let path = path.as_ref().to_owned();
+        let path: PathBuf = path.to_owned();
         async move {
-            let options = ListenOptions {
-                backlog: BACKLOG,
-                reuse_address: false,
-                reuse_port: false,
-                only_v6: None,
-                nodelay: false,
+            let options = UnixListenOptions {
+                kind,
+                backlog: self.backlog,
+                mode: self.mode,
+                remove_stale: self.remove_stale,
+                unlink: self.unlink,
             };
-            let fd = control::listen(&SockAddr::unix(&path)?, &options, driver.wants_nonblocking())?;
-            Ok(Self::new(&driver, fd, true))
+            let (fd, file) = control::listen_unix(&path, &options, driver.wants_nonblocking())?;
+            let listener = Listener::new(&driver, fd, true);
+            listener.keep_file(file);
+            Ok(listener)
         }
     }
 }
 
+impl UnixListener {
+    /// Listens at `path`; [`builder`](Self::builder) has options. A socket that is there already and that nobody listens on
+    /// is removed; the file stays when the listener is closed.
+    ///
+    /// # Cancel safety
+    /// *Nothing is lost.*
+    ///
+    /// # Errors
+    /// What the kernel says: `AddrInUse` if there is a file that is no socket, or a socket that somebody listens on;
+    /// `PermissionDenied` …
+    ///
+    /// # Panics
+    /// If no event loop runs on this thread.
+    #[doc(alias = "create_unix_listener")]
+    #[doc(alias = "create_unix_server")]
+    #[track_caller]
+    pub fn bind(path: impl AsRef<Path>) -> impl Future<Output = io::Result<Self>> {
+        Self::builder().bind(path)
+    }
+
+    /// Options before it listens.
+    pub fn builder() -> UnixListenerBuilder {
+        UnixListenerBuilder::new()
+    }
+}
+
 impl UnixStream {
-    /// Connects to the listener at `path`. While its queue is full, waits.
+    /// Connects to the listener at `path`; a path that begins with a zero byte is an abstract name. While its queue is
+    /// full, waits.
     ///
     /// # Cancel safety
     /// *Nothing is lost*: an unfinished connection is closed.
@@ -92,18 +200,10 @@ impl UnixStream {
     #[track_caller]
     pub fn connect(path: impl AsRef<Path>) -> impl Future<Output = io::Result<Self>> {
         let driver = core::current().driver.clone();
-        let path: PathBuf = path.as_ref().to_owned();
+        let address = SockAddr::unix(path);
         async move {
-            let address = SockAddr::unix(&path)?;
-            let mut pause = RETRY.0;
-            loop {
-                match connect_once(&driver, &address).await {
-                    Ok(Some(stream)) => return Ok(stream),
-                    Ok(None) => sleep(pause).await?,
-                    Err(error) => return Err(error),
-                }
-                pause = (pause * 2).min(RETRY.1);
-            }
+            let connected = connect_descriptor(&driver, address?, Type::STREAM).await?;
+            Ok(Self::from_descriptor(connected))
         }
     }
 
@@ -117,7 +217,7 @@ impl UnixStream {
     #[track_caller]
     pub fn pair() -> io::Result<(Self, Self)> {
         let driver = core::current().driver.clone();
-        let (a, b) = control::pair(driver.wants_nonblocking())?;
+        let (a, b) = control::pair(Type::STREAM, driver.wants_nonblocking())?;
         Ok((Self::new(&driver, a), Self::new(&driver, b)))
     }
 
@@ -129,10 +229,7 @@ impl UnixStream {
     /// # References
     /// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
     pub fn peer_cred(&self) -> io::Result<PeerCredentials> {
-        self.shared.descriptor.with(|fd| {
-            let credentials = getsockopt(&fd, sockopt::PeerCredentials)?;
-            Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
-        })
+        peer_credentials(&self.shared.descriptor)
     }
 }
 
@@ -148,9 +245,32 @@ pub struct PeerCredentials {
     pub gid: u32,
 }
 
+pub(crate) fn peer_credentials(descriptor: &Descriptor) -> io::Result<PeerCredentials> {
+    descriptor.with(|fd| {
+        let credentials = getsockopt(&fd, sockopt::PeerCredentials)?;
+        Ok(PeerCredentials { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
+    })
+}
+
+/// Connects a new socket. While the listener's queue is full, waits.
+pub(crate) async fn connect_descriptor(
+    driver: &Rc<Driver>,
+    address: SockAddr,
+    kind: Type,
+) -> io::Result<Descriptor> {
+    let mut pause = RETRY.0;
+    loop {
+        if let Some(descriptor) = connect_once(driver, &address, kind).await? {
+            return Ok(descriptor);
+        }
+        sleep(pause).await?;
+        pause = (pause * 2).min(RETRY.1);
+    }
+}
+
 /// `None`: the listener's queue is full.
-async fn connect_once(driver: &Rc<Driver>, address: &SockAddr) -> io::Result<Option<UnixStream>> {
-    let fd = control::stream_socket(Domain::UNIX, driver.wants_nonblocking())?;
+async fn connect_once(driver: &Rc<Driver>, address: &SockAddr, kind: Type) -> io::Result<Option<Descriptor>> {
+    let fd = control::socket(Domain::UNIX, kind, driver.wants_nonblocking())?;
     let descriptor = Rc::new(Descriptor::new(driver, fd));
     let connect = Connect::new(descriptor.clone(), address.clone());
     let (result, op) = Ask::new(driver, connect, What(&"a connection")).await;
@@ -159,6 +279,5 @@ async fn connect_once(driver: &Rc<Driver>, address: &SockAddr) -> io::Result<Opt
     }
     drop(op);
     outcome(result)?;
-    let descriptor = Rc::into_inner(descriptor).expect("the operation is over, nobody else has it");
-    Ok(Some(UnixStream::from_descriptor(descriptor)))
+    Ok(Some(Rc::into_inner(descriptor).expect("the operation is over, nobody else has it")))
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod fs;
 pub(crate) mod net;
+pub(crate) mod pipe;
 pub(crate) mod poll;
 
 use std::cell::Cell;

@@ -13,6 +13,9 @@ use crate::sys::raw;
 /// The most bytes of one transfer, as read(2) has it.
 pub(crate) const LEN_MAX: usize = 0x7fff_f000;
 
+/// Instead of an offset: where the file stands, which moves on.
+pub(crate) const CURRENT: u64 = u64::MAX;
+
 /// Takes over a descriptor that an operation obtained.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     debug_assert!(fd >= 0);
@@ -46,6 +49,10 @@ pub(crate) unsafe fn openat(path: *const libc::c_char, flags: i32, mode: u32) ->
 /// # Safety
 /// `address` points to `len` bytes that may be written.
 pub(crate) unsafe fn read_at(fd: RawFd, address: *mut u8, len: usize, offset: u64) -> i32 {
+    if offset == CURRENT {
+        // SAFETY: the caller's promise.
+        return unsafe { read(fd, address, len) };
+    }
     // SAFETY: the caller's promise.
     match raw(unsafe { libc::pread64(fd, address.cast(), len, offset as i64) }) {
         // SAFETY: the caller's promise.
@@ -59,10 +66,14 @@ pub(crate) unsafe fn read_at(fd: RawFd, address: *mut u8, len: usize, offset: u6
 /// # Safety
 /// `address` points to `len` initialised bytes.
 pub(crate) unsafe fn write_at(fd: RawFd, address: *const u8, len: usize, offset: u64) -> i32 {
+    if offset == CURRENT {
+        // SAFETY: the caller's promise.
+        return unsafe { write(fd, address, len) };
+    }
     // SAFETY: the caller's promise.
     match raw(unsafe { libc::pwrite64(fd, address.cast(), len, offset as i64) }) {
         // SAFETY: the caller's promise.
-        error if -error == libc::ESPIPE => raw(unsafe { libc::write(fd, address.cast(), len) }),
+        error if -error == libc::ESPIPE => unsafe { write(fd, address, len) },
         result => result,
     }
 }
@@ -84,4 +95,18 @@ pub(crate) fn result(result: i32) -> io::Result<u32> {
 pub(crate) unsafe fn read(fd: RawFd, address: *mut u8, len: usize) -> i32 {
     // SAFETY: the caller's promise.
     raw(unsafe { libc::read(fd, address.cast(), len) })
+}
+
+/// # Safety
+/// `address` points to `len` initialised bytes.
+pub(crate) unsafe fn write(fd: RawFd, address: *const u8, len: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::write(fd, address.cast(), len) })
+}
+
+/// # Safety
+/// `parts` points to `count` parts, each of which points to initialised bytes.
+pub(crate) unsafe fn write_parts(fd: RawFd, parts: *const libc::iovec, count: i32) -> i32 {
+    // SAFETY: the caller's promise.
+    raw(unsafe { libc::writev(fd, parts, count) })
 }

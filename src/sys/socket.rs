@@ -118,3 +118,32 @@ pub(crate) fn poll_now(fd: RawFd, events: i16) -> i32 {
         _ => i32::from(poll.revents),
     }
 }
+
+/// Whether the peer of a connection has ended it, and nothing but empty messages is left to receive.
+pub(crate) fn is_at_end(fd: RawFd) -> bool {
+    let mut left: libc::c_int = 0;
+    // SAFETY: SIOCINQ, which is called FIONREAD too, writes one number.
+    let asked = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut left) };
+    let ended = poll_now(fd, libc::POLLRDHUP) & i32::from(libc::POLLRDHUP | libc::POLLHUP) != 0;
+    ended && (asked < 0 || left == 0)
+}
+
+/// Sets an option that is one number.
+pub(crate) fn set_number(fd: RawFd, level: i32, name: i32, value: i32) -> i32 {
+    let size = size_of::<i32>() as u32;
+    // SAFETY: the option is one number, of which address and size are given.
+    let r = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) };
+    if r < 0 { -errno() } else { 0 }
+}
+
+/// By which interface multicast of IPv4 leaves.
+pub(crate) fn set_multicast_interface(fd: RawFd, number: u32) -> i32 {
+    let none = libc::in_addr { s_addr: 0 };
+    let request = libc::ip_mreqn { imr_multiaddr: none, imr_address: none, imr_ifindex: number as i32 };
+    let size = size_of_val(&request) as u32;
+    // SAFETY: the option is this structure, of which address and size are given.
+    let r = unsafe {
+        libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, (&raw const request).cast(), size)
+    };
+    if r < 0 { -errno() } else { 0 }
+}

@@ -2,15 +2,26 @@
 
 mod accept;
 mod connect;
+mod landing;
+mod medium;
 mod receive;
+mod receive_message;
 mod relay;
 mod send;
+mod send_fds;
 mod send_file;
+mod send_message;
 
 pub(crate) use accept::{AcceptMulti, AcceptTarget};
 pub(crate) use connect::Connect;
+pub(crate) use medium::Medium;
 pub(crate) use receive::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+pub(crate) use receive_message::{
+    Arrival, Incoming, IncomingTarget, MessageTarget, ReceiveMessageInto, ReceiveMessages,
+};
 pub(crate) use relay::{Relay, WORTH, WaitForBytes};
 use send::send_flags;
 pub(crate) use send::{Batch, SendAll, SendBatch, SendOp, SendTarget, SendVectored};
+pub(crate) use send_fds::SendFds;
 pub(crate) use send_file::{FileTrouble, SendFile, SendFileOptions, Sent, Source};
+pub(crate) use send_message::{Envelope, MessageSender, SendMessage, WithFds};

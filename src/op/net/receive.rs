@@ -11,9 +11,12 @@ use io_uring::opcode;
 use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
-use crate::buf::{BufferId, Chunk, IoBufMut, Pool};
-use crate::driver::{Aftermath, Answer, Attempt, BUFFER_GROUP, Features, Op, Route, Step};
+use crate::buf::{Chunk, IoBufMut, Pool};
+use crate::driver::blocking::Call;
+use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
+use crate::op::net::landing::Landing;
+use crate::op::net::medium::Medium;
 use crate::sys::file::LEN_MAX;
 use crate::sys::socket;
 
@@ -36,6 +39,13 @@ pub(crate) trait ReceiveTarget: 'static {
     fn receive_into_over(&self, result: i32, after: &mut Aftermath);
     /// Whether a receive that brings less than fits has taken all there was.
     fn short_means_all(&self) -> bool;
+    /// Whether a receive takes bytes once only, when they are asked for: descriptors may come with later ones.
+    fn wants_one(&self) -> bool;
+    fn medium(&self) -> Medium;
+    /// Whether nobody has opened the other end of a named pipe yet, so that it looks as if it had ended.
+    fn awaits_peer(&self) -> bool;
+    /// Somebody has.
+    fn peer_came(&self);
 }
 
 /// The result of a multishot receive that ended with data: arm it again.
@@ -46,10 +56,9 @@ pub(crate) const SHOTS_OVER: i32 = 1;
 pub(crate) struct ReceiveMulti<T> {
     target: Rc<T>,
     stage: ReceiveStage,
-    /// The pooled buffer that a single receive was submitted with.
-    taken: Option<BufferId>,
-    /// Where bytes go when the pool is at its limit.
-    spare: Option<Vec<u8>>,
+    /// Not as long as the stream goes on, but once.
+    once: bool,
+    landing: Landing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,13 +77,17 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
     /// `spare`: the pool had no buffer; receive into a small one of its own, once.
     pub(crate) fn new(target: Rc<T>, spare: bool) -> Self {
         let driver = target.descriptor().driver();
+        let once = target.wants_one();
+        let is_file = target.medium() == Medium::File;
         let stage = match (driver.wants_nonblocking(), driver.pool().has_ring()) {
+            (true, _) if is_file => ReceiveStage::Single,
             (true, _) => ReceiveStage::Try,
-            (false, true) if spare => ReceiveStage::Single,
+            _ if target.awaits_peer() => ReceiveStage::Poll,
+            (false, true) if spare || once => ReceiveStage::Single,
             (false, true) => ReceiveStage::Multishot,
             (false, false) => ReceiveStage::Poll,
         };
-        Self { target, stage, taken: None, spare: None }
+        Self { target, stage, once, landing: Landing::default() }
     }
 
     fn fd(&self) -> RawFd {
@@ -85,96 +98,59 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
         self.target.descriptor().driver().pool()
     }
 
-    /// A place for the next bytes: a pooled buffer, or the spare one. Submitted again, it keeps the one it has.
+    /// A place for the next bytes.
     fn place(&mut self) -> (*mut u8, usize) {
-        if let Some(id) = self.taken {
-            return (self.pool().address(id.into()).cast_mut(), self.pool().buffer_size());
-        }
-        match self.pool().take() {
-            Some(taken) => {
-                self.taken = Some(taken.id);
-                (taken.address, taken.size)
-            }
-            None => {
-                let spare = self.spare.get_or_insert_with(|| Vec::with_capacity(SPARE_SIZE));
-                (spare.as_mut_ptr(), SPARE_SIZE)
-            }
-        }
-    }
-
-    /// The chunk that a completion brought; `count` bytes.
-    #[inline]
-    fn chunk(&mut self, answer: Answer, count: usize) -> Chunk {
-        let pool = self.pool().clone();
-        if let Some(id) = answer.buffer() {
-            // The kernel filled it, or (on epoll) an attempt, which had taken it from the pool.
-            let first = match self.stage {
-                ReceiveStage::Try => pool.address(id.into()),
-                _ => pool.filled(id),
-            };
-            return Chunk::pooled(pool, id, first, count);
-        }
-        self.single_chunk(pool, count)
-    }
-
-    fn single_chunk(&mut self, pool: Rc<Pool>, count: usize) -> Chunk {
-        if let Some(id) = self.taken.take() {
-            let first = pool.address(id.into());
-            return Chunk::pooled(pool, id, first, count);
-        }
-        let mut spare = self.spare.take().expect("bytes without a buffer");
-        // SAFETY: the kernel initialised `count` bytes, at most the capacity.
-        unsafe { spare.set_len(count) };
-        Chunk::heap(pool, spare)
-    }
-
-    /// Gives back a buffer that nothing was received into.
-    fn put_back(&mut self, answer: Answer) {
-        if let Some(id) = answer.buffer() {
-            self.pool().filled(id);
-            self.pool().release(id.into());
-        }
-        if let Some(id) = self.taken.take() {
-            self.pool().release(id.into());
-        }
+        self.landing.place(self.target.descriptor().driver().pool(), SPARE_SIZE)
     }
 }
 
 impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let fd = Fd(self.fd());
+        let (fd, medium) = (self.fd(), self.target.medium());
         Some(match self.stage {
             ReceiveStage::Try => return None,
-            ReceiveStage::Multishot => opcode::RecvMulti::new(fd, BUFFER_GROUP).build(),
-            ReceiveStage::Poll => opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build(),
+            ReceiveStage::Multishot => medium.receive_pooled(fd, self.pool().buffer_size()),
+            ReceiveStage::Poll => {
+                opcode::PollAdd::new(Fd(fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build()
+            }
             ReceiveStage::Single => {
                 let (address, len) = self.place();
-                opcode::Recv::new(fd, address, len as u32).build()
+                medium.receive(fd, address, len)
             }
         })
     }
 
     fn route(&self) -> Route {
-        Route::Readable(self.fd())
+        self.target.medium().readable(self.fd())
+    }
+
+    fn call(&mut self) -> Call {
+        let (address, len) = self.place();
+        Medium::receive_in_pool(self.fd(), address, len)
     }
 
     fn attempt(&mut self) -> Attempt {
-        if self.spare.is_some() {
+        if self.landing.is_occupied() {
             return Attempt::Later; // its bytes are not delivered yet
+        }
+        if self.target.awaits_peer() {
+            if socket::poll_now(self.fd(), libc::POLLIN) == 0 {
+                return Attempt::Wait;
+            }
+            self.target.peer_came();
         }
         let (address, len) = self.place();
         // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
-        let result = unsafe { socket::receive(self.fd(), address, len) };
-        let id = self.taken.take();
+        let result = unsafe { self.target.medium().receive_now(self.fd(), address, len) };
         if result <= 0 {
-            if let Some(id) = id {
-                self.pool().release(id.into());
-            }
-            self.spare = None;
+            self.landing.clear(self.target.descriptor().driver().pool());
             return Attempt::from_result(result);
         }
         // A short receive took all there was (as a rule): the next edge tells of more.
-        let answer = Answer::one_of_many(result, id);
+        let mut answer = Answer::one_of_many(result, self.landing.take_pooled());
+        if self.once {
+            answer = answer.last();
+        }
         match (result as usize) < len && self.target.short_means_all() {
             true => Attempt::Drained(answer),
             false => Attempt::Complete(answer),
@@ -186,21 +162,24 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             if answer.result < 0 {
                 return Step::Done(answer.result);
             }
+            self.target.peer_came();
             self.stage = ReceiveStage::Single;
             return Step::Again;
         }
         let Ok(count @ 1..) = usize::try_from(answer.result) else {
-            self.put_back(answer);
+            self.landing.put_back(self.target.descriptor().driver().pool(), answer);
             return Step::Done(answer.result);
         };
-        let chunk = self.chunk(answer, count);
+        let pool = self.target.descriptor().driver().pool();
+        let chunk = self.landing.chunk(pool, answer, count, self.stage == ReceiveStage::Try);
         let enough = self.target.received(chunk, after);
         match (self.stage, answer.more()) {
             (_, true) if enough => Step::Stop,
             (_, true) => Step::More,
             (ReceiveStage::Multishot, false) => Step::Done(SHOTS_OVER),
             // One by one: the pool may have buffers again, or the receiver enough.
-            _ if enough || self.pool().has_ring() => Step::Done(SHOTS_OVER),
+            _ if enough || self.once || self.pool().has_ring() => Step::Done(SHOTS_OVER),
+            _ if self.target.medium() == Medium::File => Step::Done(SHOTS_OVER),
             _ => {
                 self.stage = ReceiveStage::Poll;
                 Step::Again
@@ -235,19 +214,26 @@ impl<T: ReceiveTarget, B: IoBufMut> ReceiveInto<T, B> {
 
 impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
-        let len = self.len() as u32;
-        Some(opcode::Recv::new(Fd(self.target.descriptor().number()), self.buf.as_mut_ptr(), len).build())
+        let (fd, len) = (self.target.descriptor().number(), self.len());
+        Some(self.target.medium().receive(fd, self.buf.as_mut_ptr(), len))
     }
 
     fn route(&self) -> Route {
-        Route::Readable(self.target.descriptor().number())
+        self.target.medium().readable(self.target.descriptor().number())
+    }
+
+    fn call(&mut self) -> Call {
+        let (fd, len) = (self.target.descriptor().number(), self.len());
+        Medium::receive_in_pool(fd, self.buf.as_mut_ptr(), len)
     }
 
     fn attempt(&mut self) -> Attempt {
         let len = self.len();
         // SAFETY: the buffer is ours and has room for `len` bytes.
-        let result =
-            unsafe { socket::receive(self.target.descriptor().number(), self.buf.as_mut_ptr(), len) };
+        let result = unsafe {
+            let fd = self.target.descriptor().number();
+            self.target.medium().receive_now(fd, self.buf.as_mut_ptr(), len)
+        };
         match Attempt::from_result(result) {
             Attempt::Complete(answer)
                 if result > 0 && (result as usize) < len && self.target.short_means_all() =>

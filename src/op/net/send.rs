@@ -8,19 +8,19 @@ use std::mem::MaybeUninit;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use io_uring::opcode;
 use io_uring::squeue::Entry;
-use io_uring::types::Fd;
 
 use crate::buf::IoBuf;
+use crate::driver::blocking::Call;
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
+use crate::op::net::medium::Medium;
 use crate::sys::file::LEN_MAX;
-use crate::sys::socket;
 
 /// A stream socket, which has one send in flight at a time.
 pub(crate) trait SendTarget: 'static {
     fn descriptor(&self) -> &Descriptor;
+    fn medium(&self) -> Medium;
     /// The send that had the turn is over, and no future of its own will say so.
     fn send_over(&self, result: i32, after: &mut Aftermath);
     /// The batch of queued bytes that had the turn is over.
@@ -72,18 +72,24 @@ impl<T: SendTarget, B: IoBuf> Op for SendAll<T, B> {
     #[inline]
     fn prepare(&mut self, features: &Features) -> Option<Entry> {
         let (address, len) = self.rest();
-        let fd = Fd(self.target.descriptor().number());
-        Some(opcode::Send::new(fd, address, len as u32).flags(send_flags(features)).build())
+        let fd = self.target.descriptor().number();
+        Some(self.target.medium().send(fd, address, len, features))
     }
 
     fn route(&self) -> Route {
-        Route::Writable(self.target.descriptor().number())
+        self.target.medium().writable(self.target.descriptor().number())
+    }
+
+    fn call(&mut self) -> Call {
+        let (address, len) = self.rest();
+        Medium::send_in_pool(self.target.descriptor().number(), address, len)
     }
 
     fn attempt(&mut self) -> Attempt {
         let (address, len) = self.rest();
+        let (fd, medium) = (self.target.descriptor().number(), self.target.medium());
         // SAFETY: the buffer is ours and has `len` more bytes.
-        Attempt::from_result(unsafe { socket::send(self.target.descriptor().number(), address, len) })
+        Attempt::from_result(unsafe { medium.send_now(fd, address, len) })
     }
 
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
@@ -168,19 +174,25 @@ impl<T: SendTarget> SendBatch<T> {
 
 impl<T: SendTarget> Op for SendBatch<T> {
     fn prepare(&mut self, features: &Features) -> Option<Entry> {
-        let fd = Fd(self.target.descriptor().number());
-        let message = self.batch().message();
-        Some(opcode::SendMsg::new(fd, message).flags(send_flags(features) as u32).build())
+        let (fd, medium) = (self.target.descriptor().number(), self.target.medium());
+        // SAFETY: the header and what it points to are in our batch.
+        Some(unsafe { medium.send_parts(fd, self.batch().message(), features) })
     }
 
     fn route(&self) -> Route {
-        Route::Writable(self.target.descriptor().number())
+        self.target.medium().writable(self.target.descriptor().number())
     }
 
     fn attempt(&mut self) -> Attempt {
+        let (fd, medium) = (self.target.descriptor().number(), self.target.medium());
+        // SAFETY: as above.
+        Attempt::from_result(unsafe { medium.send_parts_now(fd, self.batch().message()) })
+    }
+
+    fn call(&mut self) -> Call {
         let fd = self.target.descriptor().number();
-        // SAFETY: the header and what it points to are in our batch.
-        Attempt::from_result(unsafe { socket::sendmsg(fd, self.batch().message()) })
+        // SAFETY: as above, and a batch holds something.
+        unsafe { Medium::send_parts_in_pool(fd, self.batch().message()) }
     }
 
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
@@ -230,18 +242,28 @@ impl<T: SendTarget, B: IoBuf> SendOp for SendVectored<T, B> {
 
 impl<T: SendTarget, B: IoBuf> Op for SendVectored<T, B> {
     fn prepare(&mut self, features: &Features) -> Option<Entry> {
-        let fd = Fd(self.target.descriptor().number());
-        Some(opcode::SendMsg::new(fd, self.message()).flags(send_flags(features) as u32).build())
+        let (fd, medium) = (self.target.descriptor().number(), self.target.medium());
+        // SAFETY: the header, the parts and the buffers are ours.
+        Some(unsafe { medium.send_parts(fd, self.message(), features) })
     }
 
     fn route(&self) -> Route {
-        Route::Writable(self.target.descriptor().number())
+        self.target.medium().writable(self.target.descriptor().number())
     }
 
     fn attempt(&mut self) -> Attempt {
+        let (fd, medium) = (self.target.descriptor().number(), self.target.medium());
+        // SAFETY: as above.
+        Attempt::from_result(unsafe { medium.send_parts_now(fd, self.message()) })
+    }
+
+    fn call(&mut self) -> Call {
         let fd = self.target.descriptor().number();
-        // SAFETY: the header, the parts and the buffers are ours.
-        Attempt::from_result(unsafe { socket::sendmsg(fd, self.message()) })
+        if self.first == self.parts.len() {
+            return Medium::send_in_pool(fd, std::ptr::null(), 0);
+        }
+        // SAFETY: as above, and there is a part.
+        unsafe { Medium::send_parts_in_pool(fd, self.message()) }
     }
 
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {

@@ -1,0 +1,347 @@
+//! The sending side of a socket of messages.
+//!
+//! Where the order of messages counts, who wants to send needs the *turn*, as on a stream (C9). Datagrams that travel
+//! through a network have no order: as many as there are go to the kernel at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::buf::IoBuf;
+use crate::driver::{Aftermath, Key, control};
+use crate::error::Failed;
+use crate::net::messages::Messages;
+use crate::op::Descriptor;
+use crate::op::net::{Envelope, MessageSender, SendMessage};
+use crate::runtime::scope::What;
+use crate::runtime::sleep;
+use crate::runtime::wait::{Ask, Waiter, check, outcome};
+
+const ROOM: What = What(&"room for a message");
+
+/// How long a send waits when the queue of the one it addresses is full; doubled each time, up to a limit.
+const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+/// Envelopes that are kept for the next sends.
+const ENVELOPES_MAX: usize = 256;
+
+enum Item {
+    Message(Box<Envelope>, Bytes),
+    Turn(Rc<Ticket>),
+}
+
+/// Somebody who waits for the turn.
+#[derive(Default)]
+struct Ticket {
+    granted: Cell<bool>,
+    waiter: Waiter,
+}
+
+pub(crate) struct Sends {
+    /// One at a time, in the order in which they were asked for.
+    is_ordered: bool,
+    /// Somebody has the turn.
+    busy: Cell<bool>,
+    queue: RefCell<VecDeque<Item>>,
+    /// Written messages that the kernel has, to be cancelled when the socket is dropped.
+    written: RefCell<Slab<Option<Key>>>,
+    /// Bytes of written messages that the kernel has not taken.
+    bytes: Cell<usize>,
+    /// Why a written message was not sent, to be told once.
+    error: Cell<Option<i32>>,
+    flushing: RefCell<Vec<Waiter>>,
+    #[allow(clippy::vec_box, reason = "they go into operations as boxes, and come back so")]
+    envelopes: RefCell<Vec<Box<Envelope>>>,
+}
+
+impl Sends {
+    pub(crate) fn new(is_ordered: bool) -> Self {
+        Self {
+            is_ordered,
+            busy: Cell::new(false),
+            queue: RefCell::default(),
+            written: RefCell::default(),
+            bytes: Cell::new(0),
+            error: Cell::new(None),
+            flushing: RefCell::default(),
+            envelopes: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    fn envelope(&self) -> Box<Envelope> {
+        self.envelopes.borrow_mut().pop().unwrap_or_else(Envelope::new)
+    }
+
+    fn keep(&self, mut envelope: Box<Envelope>) {
+        let mut envelopes = self.envelopes.borrow_mut();
+        if envelopes.len() < ENVELOPES_MAX {
+            envelope.clear();
+            envelopes.push(envelope);
+        }
+    }
+
+    /// The socket is closed: what was not begun is dropped, who waits hears of it.
+    pub(crate) fn give_up(&self, after: &mut Aftermath) -> Vec<Key> {
+        let queue = std::mem::take(&mut *self.queue.borrow_mut());
+        for item in queue {
+            match item {
+                Item::Message(_, bytes) => {
+                    self.bytes.set(self.bytes.get().saturating_sub(bytes.len()));
+                    after.discard([bytes]);
+                }
+                Item::Turn(ticket) => after.wake(ticket.waiter.take()),
+            }
+        }
+        after.wake(self.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+        self.written.borrow().iter().filter_map(|(_, key)| *key).collect()
+    }
+}
+
+/// The right to send, where there is one. Dropping it passes it on.
+struct Turn<'a>(Option<&'a Rc<Messages>>);
+
+impl Turn<'_> {
+    /// From now on the operation passes the turn on when it is over.
+    fn hand_over(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0 {
+            let mut after = Aftermath::default();
+            socket.next_turn(&mut after);
+            after.run();
+        }
+    }
+}
+
+/// Waits for the turn; dropped before it came, it leaves the queue.
+struct Queued<'a> {
+    socket: &'a Rc<Messages>,
+    ticket: Rc<Ticket>,
+    taken: bool,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        if self.ticket.granted.get() {
+            drop(Turn(Some(self.socket)));
+        } else {
+            let is_other =
+                |item: &Item| !matches!(item, Item::Turn(ticket) if Rc::ptr_eq(ticket, &self.ticket));
+            self.socket.sends.queue.borrow_mut().retain(is_other);
+        }
+    }
+}
+
+impl Messages {
+    async fn turn(self: &Rc<Self>) -> io::Result<Turn<'_>> {
+        poll_fn(|cx| check(cx)).await?;
+        self.check_open()?;
+        if !self.sends.is_ordered {
+            return Ok(Turn(None));
+        }
+        if !self.sends.busy.replace(true) {
+            return Ok(Turn(Some(self)));
+        }
+        let mut queued = Queued { socket: self, ticket: Rc::default(), taken: false };
+        self.sends.queue.borrow_mut().push_back(Item::Turn(queued.ticket.clone()));
+        poll_fn(|cx| {
+            if queued.ticket.granted.get() {
+                return Poll::Ready(Ok::<_, io::Error>(()));
+            }
+            ready!(check(cx))?;
+            self.check_open()?;
+            queued.ticket.waiter.register_for(cx, ROOM);
+            Poll::Pending
+        })
+        .await?;
+        queued.taken = true;
+        let turn = Turn(Some(self));
+        self.check_open()?;
+        Ok(turn)
+    }
+
+    /// The turn is free: the next one gets it.
+    fn next_turn(self: &Rc<Self>, after: &mut Aftermath) {
+        self.sends.busy.set(false);
+        let next = self.sends.queue.borrow_mut().pop_front();
+        match next {
+            Some(Item::Turn(ticket)) => {
+                self.sends.busy.set(true);
+                ticket.granted.set(true);
+                after.wake(ticket.waiter.take());
+            }
+            Some(Item::Message(envelope, bytes)) => {
+                self.sends.busy.set(true);
+                self.begin(envelope, bytes);
+            }
+            None => {}
+        }
+    }
+
+    /// Hands a written message to the kernel.
+    fn begin(self: &Rc<Self>, mut envelope: Box<Envelope>, bytes: Bytes) {
+        let place = self.sends.written.borrow_mut().insert(None);
+        envelope.written = Some(place);
+        let key = self.driver().submit_detached(SendMessage::new(self.clone(), envelope, bytes));
+        if let Some(known) = self.sends.written.borrow_mut().get_mut(place) {
+            *known = key;
+        }
+    }
+
+    /// Sends a message; `address` says where it goes and what goes with it.
+    pub(crate) async fn send<B: IoBuf>(
+        self: &Rc<Self>,
+        mut buf: B,
+        address: impl Fn(&mut Envelope) -> io::Result<()>,
+    ) -> Result<B, Failed<B>> {
+        let mut turn = match self.turn().await {
+            Ok(turn) => turn,
+            Err(error) => return Err(Failed::new(error, buf, 0)),
+        };
+        let mut pause = RETRY.0;
+        loop {
+            let mut envelope = self.sends.envelope();
+            if let Err(error) = address(&mut envelope) {
+                self.sends.keep(envelope);
+                return Err(Failed::new(error, buf, 0));
+            }
+            let mut ask = Ask::new(self.driver(), SendMessage::new(self.clone(), envelope, buf), ROOM);
+            let mut handed_over = false;
+            let (result, op) = poll_fn(|cx| {
+                let polled = Pin::new(&mut ask).poll(cx);
+                if ask.key().is_some() && turn.0.is_some() {
+                    turn.hand_over();
+                    handed_over = true;
+                }
+                polled
+            })
+            .await;
+            if handed_over {
+                turn = Turn(Some(self));
+            }
+            let (envelope, given_back, sent) = op.into_parts();
+            buf = given_back;
+            let is_queue_full = envelope.is_queue_full;
+            self.sends.keep(envelope);
+            if is_queue_full {
+                match sleep(pause).await.map_err(io::Error::from).and_then(|()| self.check_open()) {
+                    Ok(()) => pause = (pause * 2).min(RETRY.1),
+                    Err(error) => return Err(Failed::new(error, buf, 0)),
+                }
+                continue;
+            }
+            return match outcome(result) {
+                Ok(_) => Ok(buf),
+                Err(error) => Err(Failed::new(error, buf, sent)),
+            };
+        }
+    }
+
+    /// Queues a message that nobody waits for.
+    pub(crate) fn write(
+        self: &Rc<Self>,
+        bytes: Bytes,
+        address: impl FnOnce(&mut Envelope) -> io::Result<()>,
+    ) -> io::Result<usize> {
+        self.check_open()?;
+        let mut envelope = self.sends.envelope();
+        if let Err(error) = address(&mut envelope) {
+            self.sends.keep(envelope);
+            return Err(error);
+        }
+        self.sends.bytes.set(self.sends.bytes.get() + bytes.len());
+        if self.sends.is_ordered && self.sends.busy.replace(true) {
+            self.sends.queue.borrow_mut().push_back(Item::Message(envelope, bytes));
+        } else {
+            self.begin(envelope, bytes);
+        }
+        Ok(self.sends.bytes.get())
+    }
+
+    /// Says that no more comes, when all that waits to be sent is sent.
+    pub(crate) async fn shutdown_write(self: &Rc<Self>) -> io::Result<()> {
+        let _turn = self.turn().await?;
+        self.descriptor.with(|fd| control::shutdown_write(fd))
+    }
+
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
+        ready!(check(cx))?;
+        self.check_open()?;
+        if let Some(errno) = self.sends.error.take() {
+            return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
+        }
+        if self.sends.bytes.get() <= below && (below > 0 || self.sends.is_idle()) {
+            return Poll::Ready(Ok(()));
+        }
+        let known = {
+            let mut flushing = self.sends.flushing.borrow_mut();
+            // Who was woken by a cancel is gone. (It has no waker any more, so nothing runs here.)
+            flushing.retain(Waiter::has_waker);
+            flushing.iter().position(|other| other.wakes(cx)).map(|at| flushing.swap_remove(at))
+        };
+        // Registering clones the waker, which is foreign code.
+        let waiter = known.unwrap_or_default();
+        waiter.register_for(cx, ROOM);
+        self.sends.flushing.borrow_mut().push(waiter);
+        Poll::Pending
+    }
+}
+
+impl Sends {
+    /// Whether no written message is left, empty ones included.
+    fn is_idle(&self) -> bool {
+        let is_waiting = |item: &Item| matches!(item, Item::Message(..));
+        self.written.borrow().is_empty() && !self.queue.borrow().iter().any(is_waiting)
+    }
+}
+
+impl MessageSender for Messages {
+    fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    fn send_over(&self, envelope: Box<Envelope>, len: usize, result: i32, after: &mut Aftermath) {
+        let sends = &self.sends;
+        if let Some(place) = envelope.written {
+            sends.written.borrow_mut().try_remove(place);
+            sends.bytes.set(sends.bytes.get().saturating_sub(len));
+            if result < 0 && sends.error.get().is_none() {
+                sends.error.set(Some(-result));
+            }
+            after.wake(sends.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+        }
+        sends.keep(envelope);
+        self.wake_closer(after);
+        if sends.is_ordered
+            && let Some(this) = self.rc()
+        {
+            this.next_turn(after);
+        }
+    }
+
+    fn sends_parts(&self) -> bool {
+        self.is_stream_socket()
+    }
+
+    fn must_not_wait(&self) -> bool {
+        self.is_unix_datagram_socket()
+    }
+}

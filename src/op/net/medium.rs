@@ -1,0 +1,148 @@
+//! What the bytes of a stream go through, and by which calls.
+#![allow(unsafe_code)]
+//!
+//! # Safety
+//! The functions that make a call are unsafe: the caller keeps what the addresses point to valid (C3).
+
+use std::os::fd::RawFd;
+
+use io_uring::opcode;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::Fd;
+
+use crate::driver::blocking::Call;
+use crate::driver::{BUFFER_GROUP, Features, Route};
+use crate::op::net::send_flags;
+use crate::sys::file::{self, CURRENT};
+use crate::sys::{pipe, socket};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Medium {
+    Socket,
+    /// A pipe, a terminal or another device; on the epoll driver it does not block.
+    Pipe,
+    /// As `Pipe`, but it may block, since it is shared with other processes: it is asked before each call.
+    Shared,
+    /// A regular file, read and written where it stands. It is always ready, and may take its time.
+    File,
+}
+
+impl Medium {
+    pub(super) fn readable(self, fd: RawFd) -> Route {
+        if self == Self::File { Route::Pool } else { Route::Readable(fd) }
+    }
+
+    pub(super) fn writable(self, fd: RawFd) -> Route {
+        if self == Self::File { Route::Pool } else { Route::Writable(fd) }
+    }
+
+    /// Receives into a buffer that the kernel chooses: as long as there are bytes, or once.
+    pub(super) fn receive_pooled(self, fd: RawFd, buffer_size: usize) -> Entry {
+        if self == Self::Socket {
+            return opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
+        }
+        let read = opcode::Read::new(Fd(fd), std::ptr::null_mut(), buffer_size as u32).offset(CURRENT);
+        read.buf_group(BUFFER_GROUP).build().flags(Flags::BUFFER_SELECT)
+    }
+
+    pub(super) fn receive(self, fd: RawFd, address: *mut u8, len: usize) -> Entry {
+        match self {
+            Self::Socket => opcode::Recv::new(Fd(fd), address, len as u32).build(),
+            _ => opcode::Read::new(Fd(fd), address, len as u32).offset(CURRENT).build(),
+        }
+    }
+
+    /// # Safety
+    /// `address` points to `len` bytes that may be written.
+    pub(super) unsafe fn receive_now(self, fd: RawFd, address: *mut u8, len: usize) -> i32 {
+        if self == Self::Shared && socket::poll_now(fd, libc::POLLIN) == 0 {
+            return -libc::EAGAIN;
+        }
+        match self {
+            // SAFETY: the caller's promise.
+            Self::Socket => unsafe { socket::receive(fd, address, len) },
+            // SAFETY: the caller's promise.
+            _ => unsafe { file::read(fd, address, len) },
+        }
+    }
+
+    pub(super) fn receive_in_pool(fd: RawFd, address: *mut u8, len: usize) -> Call {
+        Call::Read { fd, address, len, offset: CURRENT }
+    }
+
+    pub(super) fn send(self, fd: RawFd, address: *const u8, len: usize, features: &Features) -> Entry {
+        match self {
+            Self::Socket => {
+                opcode::Send::new(Fd(fd), address, len as u32).flags(send_flags(features)).build()
+            }
+            _ => opcode::Write::new(Fd(fd), address, len as u32).offset(CURRENT).build(),
+        }
+    }
+
+    /// # Safety
+    /// `address` points to `len` initialised bytes.
+    pub(super) unsafe fn send_now(self, fd: RawFd, address: *const u8, len: usize) -> i32 {
+        match self {
+            // SAFETY: the caller's promise.
+            Self::Socket => unsafe { socket::send(fd, address, len) },
+            Self::Shared if socket::poll_now(fd, libc::POLLOUT) == 0 => -libc::EAGAIN,
+            // SAFETY: the caller's promise.
+            Self::Shared => unsafe { file::write(fd, address, len.min(pipe::ATOMIC)) },
+            // SAFETY: the caller's promise.
+            Self::Pipe | Self::File => unsafe { file::write(fd, address, len) },
+        }
+    }
+
+    pub(super) fn send_in_pool(fd: RawFd, address: *const u8, len: usize) -> Call {
+        Call::Write { fd, address, len, offset: CURRENT }
+    }
+
+    /// Sends the parts of a message.
+    ///
+    /// # Safety
+    /// The header and its parts are valid.
+    pub(super) unsafe fn send_parts(
+        self,
+        fd: RawFd,
+        header: *const libc::msghdr,
+        features: &Features,
+    ) -> Entry {
+        if self == Self::Socket {
+            return opcode::SendMsg::new(Fd(fd), header).flags(send_flags(features) as u32).build();
+        }
+        // SAFETY: the caller's promise.
+        let parts = unsafe { &*header };
+        opcode::Writev::new(Fd(fd), parts.msg_iov, parts.msg_iovlen as u32).offset(CURRENT).build()
+    }
+
+    /// # Safety
+    /// The header and its parts are valid.
+    pub(super) unsafe fn send_parts_now(self, fd: RawFd, header: *const libc::msghdr) -> i32 {
+        if self == Self::Socket {
+            // SAFETY: the caller's promise.
+            return unsafe { socket::sendmsg(fd, header) };
+        }
+        // SAFETY: the caller's promise.
+        let parts = unsafe { &*header };
+        if self == Self::Shared {
+            // SAFETY: the caller's promise; there is one part at least.
+            let first = unsafe { &*parts.msg_iov };
+            // SAFETY: the caller's promise.
+            return unsafe { self.send_now(fd, first.iov_base.cast(), first.iov_len) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { file::write_parts(fd, parts.msg_iov, parts.msg_iovlen as i32) }
+    }
+
+    /// The first part only: the others follow when it is written.
+    ///
+    /// # Safety
+    /// The header and its parts are valid, and there is one.
+    pub(super) unsafe fn send_parts_in_pool(fd: RawFd, header: *const libc::msghdr) -> Call {
+        // SAFETY: the caller's promise.
+        let parts = unsafe { &*header };
+        // SAFETY: the caller's promise.
+        let first = unsafe { &*parts.msg_iov };
+        Self::send_in_pool(fd, first.iov_base.cast(), first.iov_len)
+    }
+}
