@@ -19,14 +19,24 @@
 //! # The loop
 //! | asyncio, AnyIO | here |
 //! |---|---|
-//! | `run` | [`run`](crate::run) |
+//! | `run`, also with `debug` or a `backend` | [`run`](crate::run); [`Builder::run`](crate::Builder::run) with [`Builder::debug`](crate::Builder::debug), [`Builder::driver`](crate::Builder::driver) and the other options |
+//! | `get_all_backends` | [`DriverKind::ALL`](crate::DriverKind::ALL); [`DriverKind::can_run`](crate::DriverKind::can_run) says why one cannot |
 //! | `run_until_complete`, `run_forever`, `stop`, `close`, `is_running`, `is_closed` | the methods of [`EventLoop`](crate::EventLoop) |
 //! | `call_soon`, `call_later`, `call_at`, `time`, `Handle`, `TimerHandle` | [`event_loop`](crate::event_loop) |
 //! | `call_soon_threadsafe` | [`LoopHandle::call_soon_threadsafe`](crate::LoopHandle::call_soon_threadsafe) |
-//! | `get_running_loop`, `get_event_loop` | [`current`](crate::current) |
-//! | `new_event_loop`, event loop policies | [`EventLoop::new`](crate::EventLoop::new), [`EventLoop::set_policy`](crate::EventLoop::set_policy) |
-//! | `create_task`, `ensure_future` | [`spawn`](crate::spawn) |
-//! | `create_future` | [`Future::new`](crate::future::Future::new) |
+//! | `get_running_loop`, `get_event_loop`, `set_event_loop` | [`EventLoop::running`](crate::EventLoop::running), [`EventLoop::current`](crate::EventLoop::current) (which makes none by itself), [`EventLoop::set_current`](crate::EventLoop::set_current); for other threads [`current`](crate::current) |
+//! | `new_event_loop`, `get_event_loop_policy`, `set_event_loop_policy` | [`EventLoop::new`](crate::EventLoop::new), [`EventLoop::policy`](crate::EventLoop::policy), [`EventLoop::set_policy`](crate::EventLoop::set_policy): a policy is a [`Builder`](crate::Builder) |
+//! | `create_task`, `ensure_future` | [`spawn`](crate::spawn), [`EventLoop::spawn`](crate::EventLoop::spawn) |
+//! | `create_future` | [`Future::new`](crate::future::Future::new), [`EventLoop::create_future`](crate::EventLoop::create_future) |
+//! | `set_exception_handler`, `get_exception_handler`, `default_exception_handler`, `call_exception_handler`, the context | [`EventLoop::set_exception_handler`](crate::EventLoop::set_exception_handler) and its neighbours, [`ExceptionContext`](crate::event_loop::ExceptionContext) |
+//! | a task exception that was never retrieved | the same handler; for errors of your own types [`Task::detach`](crate::Task::detach) |
+//! | `set_debug`, `get_debug`, `PYTHONASYNCIODEBUG`, `slow_callback_duration` | [`EventLoop::set_debug`](crate::EventLoop::set_debug), `PROACTOR_DEBUG`, [`EventLoop::set_slow_callback_duration`](crate::EventLoop::set_slow_callback_duration). A loop that is used by another thread, or a future that nobody awaits, the compiler finds |
+//! | `run_in_executor`, `set_default_executor`, `shutdown_default_executor` | [`run_in_executor`](crate::event_loop::run_in_executor), [`set_default_executor`](crate::event_loop::set_default_executor), [`shutdown_default_executor`](crate::event_loop::shutdown_default_executor) |
+//! | `add_reader`, `remove_reader`, `add_writer`, `remove_writer` | [`compat::add_reader`](crate::compat::add_reader) and its neighbours, also as methods of [`EventLoop`](crate::EventLoop) |
+//! | `wait_socket_readable`, `wait_socket_writable`, `notify_closing` | [`compat::wait_readable`](crate::compat::wait_readable), [`compat::wait_writable`](crate::compat::wait_writable), [`compat::notify_closing`](crate::compat::notify_closing) |
+//! | `add_signal_handler`, `remove_signal_handler` | [`add_signal_handler`](crate::event_loop::add_signal_handler), [`remove_signal_handler`](crate::event_loop::remove_signal_handler): others who listen for the signal are left alone, and what it does by default does not come back |
+//! | `open_signal_receiver` | [`open_signal_receiver`](crate::signal::open_signal_receiver) |
+//! | a loop inside of another one | [`EventLoop::run_ready`](crate::EventLoop::run_ready), [`EventLoop::descriptor`](crate::EventLoop::descriptor) |
 //! | `set_task_factory`, `get_task_factory` | [`EventLoop::set_task_factory`](crate::EventLoop::set_task_factory): it sees each spawn; what a task is, its type says |
 //! | `shutdown_asyncgens` | by design: Rust has no asynchronous generators whose clean-up the loop would have to run |
 //!
@@ -43,7 +53,7 @@
 //! | `wait_for` | [`fail_after`](crate::cancel::fail_after), which cancels; [`timeout`](crate::timeout), which drops |
 //! | `shield` | awaiting a [`Task`](crate::Task): a cancel of the wait leaves it alone; [`shielded`](crate::cancel::shielded) for a part of a body |
 //! | `sleep(delay, result)` | `sleep(delay).await.map(\|()\| result)`, see [`sleep`](crate::sleep) |
-//! | `iscoroutine`, `isfuture`, `coroutine` | by design: the type system knows |
+//! | `iscoroutine`, `iscoroutinefunction`, `isfuture`, `coroutine` | by design: the type system knows |
 //!
 //! A difference to know: in asyncio a cancel is delivered once, and code that caught it goes on as if nothing had been.
 //! Here it is level-triggered, as in AnyIO: every wait answers [`Cancelled`](crate::Cancelled) until the scope is left, or

@@ -30,7 +30,7 @@ impl Alarm {
 
     /// Gives the alarm a descriptor, for a new loop. Returns its number; it stays open until [`disarm`](Self::disarm).
     pub(crate) fn arm(&self) -> io::Result<RawFd> {
-        let bell = epoll::eventfd()?;
+        let bell = epoll::eventfd(false)?;
         let fd = bell.as_raw_fd();
         *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
         self.state.store(AWAKE, Ordering::SeqCst);

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use crate::driver::metrics::Metrics;
@@ -158,6 +158,19 @@ impl Epoll {
 
     fn epoll(&self) -> &epoll::Epoll {
         self.epoll.as_ref().expect("not closed")
+    }
+
+    /// The set itself.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.epoll().fd().as_raw_fd()
+    }
+
+    /// Whether everything that was found is delivered, and nothing is due without an event.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.next_event == self.events.len()
+            && self.due.is_empty()
+            && self.now.is_empty()
+            && self.cancelled.is_empty()
     }
 
     /// Closes the set, after the last operation.

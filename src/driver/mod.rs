@@ -26,6 +26,7 @@ pub(crate) mod blocking;
 mod close;
 pub(crate) mod control;
 mod epoll;
+mod foreign;
 mod metrics;
 mod operation;
 mod pending;
@@ -521,6 +522,8 @@ impl Driver {
         if let Backend::Uring(uring) = &mut *self.backend.borrow_mut() {
             uring.cancel_all();
         }
+        // It may sleep for a foreign loop's wait.
+        self.alarm.wake_up();
         // The limit counts from the last completion: a busy machine is not a kernel that does not answer.
         let (mut end, last) = (Instant::now() + limit, Instant::now() + DRAINS_MAX * limit);
         // A panic of the program's destructors must not keep the rest from being drained; the panic hook told of it.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::driver::table::Key;
 use crate::driver::{Answer, BATCH_MAX, Sizes, Wait};
 use crate::sys::clock::Monotonic;
 use crate::sys::ring::{Ring, Setup};
+use crate::sys::{epoll, signal};
 
 /// The top bits of `user_data` say whose completion it is; the rest names it.
 const TAG: u64 = 0xF << 60;
@@ -70,6 +71,8 @@ pub(crate) struct Uring {
     bell: RawFd,
     bell_count: Box<u64>,
     bell_armed: bool,
+    /// For a foreign loop that waits for this one.
+    doorbell: Option<OwnedFd>,
     clock: Monotonic,
     timespec: Box<Timespec>,
     timer: Option<Timer>,
@@ -112,6 +115,7 @@ impl Uring {
             bell,
             bell_count: Box::new(0),
             bell_armed: false,
+            doorbell: None,
             clock: Monotonic::new(),
             timespec: Box::new(Timespec::new()),
             timer: None,
@@ -361,6 +365,30 @@ impl Uring {
         if self.enter(false).is_ok() && self.features.sync_cancel {
             let _ = self.ring.as_ref().expect("not closed").cancel_all(SYNC_CANCEL_LIMIT);
         }
+    }
+
+    /// An eventfd that is readable when there may be something to reap.
+    pub(crate) fn descriptor(&mut self) -> io::Result<RawFd> {
+        if let Some(doorbell) = &self.doorbell {
+            return Ok(doorbell.as_raw_fd());
+        }
+        let doorbell = epoll::eventfd(true)?;
+        let number = doorbell.as_raw_fd();
+        self.ring.as_ref().expect("not closed").register_eventfd(number)?;
+        self.doorbell = Some(doorbell);
+        Ok(number)
+    }
+
+    /// Whether the kernel has everything, and has nothing for us. From here on the doorbell tells.
+    pub(crate) fn is_settled(&mut self) -> bool {
+        if let Some(doorbell) = &self.doorbell {
+            // Before looking: what comes later signals it again.
+            signal::take(doorbell, &mut [0; 8]);
+        }
+        let is_clear =
+            self.waiting.is_empty() && self.waiting_cancels.is_empty() && self.cancelled.is_empty();
+        let Some(ring) = &mut self.ring else { return true };
+        is_clear && self.bell_armed && ring.is_sq_empty() && !ring.wants_enter() && !ring.has_completions()
     }
 
     /// Whether operations of the driver itself are still on their way.

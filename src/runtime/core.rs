@@ -450,6 +450,16 @@ impl Core {
         count
     }
 
+    /// Whether the next turn has something to do, without a look at the kernel.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty() || self.readiness.is_ripe()
+    }
+
+    /// When the next timer fires.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.borrow().next()
+    }
+
     /// Submits, waits if there is nothing to run, and delivers completions.
     fn poll_driver(&self, may_wait: bool) -> io::Result<()> {
         if !may_wait || !self.ready.borrow().is_empty() {

@@ -188,6 +188,17 @@ impl Builder {
     }
 }
 
+/// Until it is dropped, also by a panic, the loop runs.
+pub(super) struct Running<'a>(&'a Core);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+        // A stop ends the run it was meant for, never the next one.
+        self.0.stopping.set(false);
+    }
+}
+
 fn is_debug_wanted() -> bool {
     env::var_os("PROACTOR_DEBUG").is_some_and(|value| !value.is_empty() && value != "0")
 }
@@ -347,29 +358,28 @@ impl EventLoop {
         self.run_loop(&mut || false)
     }
 
-    /// Turns the loop until `main` says that it is done or somebody called `stop`.
-    fn run_loop(&self, main: &mut dyn FnMut() -> bool) -> io::Result<()> {
+    /// Checks that the loop can run, and says that it does.
+    pub(super) fn begin_run(&self) -> io::Result<Running<'_>> {
         let core = &self.core;
         if core.closed.get() {
             return Err(Closed::new("the event loop").into());
         }
-        if core.running.get() {
+        if core.running.replace(true) {
             return Err(io::Error::other("this event loop is running already"));
         }
-        if core::try_current().is_some() {
+        core.driver.wake_up();
+        Ok(Running(core))
+    }
+
+    /// Turns the loop until `main` says that it is done or somebody called `stop`.
+    fn run_loop(&self, main: &mut dyn FnMut() -> bool) -> io::Result<()> {
+        let core = &self.core;
+        // Checked with a look at this loop first; only a turn that does not wait may be inside of another loop's.
+        let is_inside = core::try_current().is_some();
+        if is_inside && !core.closed.get() && !core.running.get() {
             return Err(io::Error::other("another event loop is running on this thread already"));
         }
-        /// Restores the state of the loop, also when a panic passes through.
-        struct Running<'a>(&'a Core);
-        impl Drop for Running<'_> {
-            fn drop(&mut self) {
-                self.0.running.set(false);
-                // A stop ends the run it was meant for, never the next one.
-                self.0.stopping.set(false);
-            }
-        }
-        core.running.set(true);
-        let _running = Running(core);
+        let _running = self.begin_run()?;
         let _entered = core::enter(core);
         // A main future that was woken while the loop did not run has its turn first.
         let mut done = main();

@@ -7,6 +7,7 @@ mod clock;
 pub(crate) mod core;
 mod event_loop;
 pub(crate) mod exception;
+mod foreign;
 mod handle;
 pub(crate) mod here;
 mod inspect;

@@ -332,6 +332,11 @@ impl Readiness {
         Ok(())
     }
 
+    /// Whether somebody is to be told, as soon as the loop looks.
+    pub(super) fn is_ripe(&self) -> bool {
+        self.ripe.get()
+    }
+
     /// Takes everything out, for a loop that ends.
     pub(super) fn clear(&self) {
         let table = std::mem::take(&mut *self.table.borrow_mut());

@@ -114,10 +114,12 @@ impl<F: AsRawFd> Epoll<F> {
 }
 
 /// A counter that one side adds to and the other waits for.
-pub(crate) fn eventfd() -> io::Result<OwnedFd> {
-    // Blocking on purpose: a ring answers a read of a non-blocking one with EAGAIN instead of waiting.
+///
+/// Blocking where a ring reads it: of a non-blocking one it answers EAGAIN instead of waiting.
+pub(crate) fn eventfd(nonblocking: bool) -> io::Result<OwnedFd> {
+    let flags = libc::EFD_CLOEXEC | if nonblocking { libc::EFD_NONBLOCK } else { 0 };
     // SAFETY: no pointers.
-    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
+    let fd = check(unsafe { libc::eventfd(0, flags) })?;
     // SAFETY: the call above made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

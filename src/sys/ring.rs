@@ -283,6 +283,11 @@ impl Ring {
     }
 
     /// Bounds the kernel's worker threads of this thread: `IORING_REGISTER_IOWQ_MAX_WORKERS` (5.15).
+    /// Has the kernel signal an eventfd whenever there is something to reap, or work that leads to it.
+    pub(crate) fn register_eventfd(&self, eventfd: std::os::fd::RawFd) -> io::Result<()> {
+        self.submitter().register_eventfd(eventfd)
+    }
+
     pub(crate) fn limit_workers(&self, bounded: u32, unbounded: u32) -> bool {
         self.submitter().register_iowq_max_workers(&mut [bounded, unbounded]).is_ok()
     }
