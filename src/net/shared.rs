@@ -319,7 +319,17 @@ impl Shared {
 
     /// Performs the one receive into a buffer of the caller; an error if the stream was closed meanwhile.
     pub(crate) async fn single<O: Op>(&self, op: O) -> (io::Result<i32>, O) {
+        /// Gives the receiving side back if the receive was never submitted.
+        struct Begun<'a>(&'a Shared);
+        impl Drop for Begun<'_> {
+            fn drop(&mut self) {
+                if self.0.receiving.get() == Receiving::Single(None) {
+                    self.0.receiving.set(Receiving::Idle);
+                }
+            }
+        }
         self.receiving.set(Receiving::Single(None));
+        let _begun = Begun(self);
         let mut ask = Ask::new(self.driver(), op, BYTES);
         let (result, op) = std::future::poll_fn(|cx| {
             let polled = Pin::new(&mut ask).poll(cx);
@@ -449,9 +459,6 @@ pub(crate) struct Claim<'a>(pub(crate) &'a Shared);
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if self.0.receiving.get() == Receiving::Single(None) {
-            self.0.receiving.set(Receiving::Idle); // it was never submitted
-        }
         self.0.forget_receiver();
     }
 }
