@@ -15,6 +15,7 @@ use crate::runtime::wait::Waiter;
 use crate::transport::address::SocketAddress;
 use crate::transport::limits::WriteBufferLimits;
 use crate::transport::protocol::{AnyProtocol, IntoProtocol};
+use crate::transport::report::call;
 
 /// How far a connection is.
 #[derive(Default)]
@@ -147,7 +148,9 @@ impl State {
         if let Some(stream) = self.stream() {
             stream.stop_receiving();
         }
-        *self.life.borrow_mut() = if self.is_sent() { Life::Lost(None) } else { Life::Closing };
+        // A protocol that was told to pause is told that all is sent, before the end.
+        let is_over = self.is_sent() && !self.is_writing_paused.get();
+        *self.life.borrow_mut() = if is_over { Life::Lost(None) } else { Life::Closing };
         self.pump.wake();
     }
 
@@ -170,7 +173,7 @@ impl State {
             return;
         }
         if let Some(protocol) = self.protocol() {
-            contain(|| protocol.pause_writing());
+            let _ = call("pause_writing", || protocol.pause_writing());
         }
         self.pump.wake();
     }

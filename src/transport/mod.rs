@@ -12,6 +12,7 @@ mod open;
 mod protocol;
 mod pump;
 mod reader;
+mod report;
 mod sendfile;
 mod server;
 mod writer;

@@ -17,7 +17,7 @@ use crate::transport::Transport;
 /// inside of [`Transport::write`], and so while another one runs. That is why all of them take `&self`.
 ///
 /// A panic in `data_received` or `eof_received` ends the connection: it is aborted, and `connection_lost` is told of it. A
-/// panic in the others leaves it as it is.
+/// panic in the others leaves it as it is. The exception handler of the loop hears of all of them.
 ///
 /// # Examples
 /// ```

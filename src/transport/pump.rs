@@ -4,10 +4,8 @@
 //! What asyncio puts off by `call_soon` happens in a later poll here: closing wakes the task, which takes it to the end of
 //! the queue.
 
-use std::any::Any;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,12 +15,12 @@ use bytes::BytesMut;
 use crate::net::serve::start_one;
 use crate::net::shared::Shared;
 use crate::op::net::ReceiveInto;
-use crate::runtime::contain;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, check};
 use crate::sync::Event;
 use crate::transport::handle::{Eof, State, Transport};
 use crate::transport::protocol::AnyProtocol;
+use crate::transport::report::call;
 
 /// Starts a transport; complete when the protocol was told that the connection is made.
 pub(super) async fn start(stream: Rc<Shared>, protocol: AnyProtocol) -> io::Result<Transport> {
@@ -55,23 +53,6 @@ struct Pump {
 
 const CONNECTION: What = What(&"a connection of a transport");
 
-/// What a protocol panicked with, as the error that ends its connection.
-fn panicked(callback: &str, payload: Box<dyn Any + Send>) -> io::Error {
-    let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text.as_str(),
-        _ => "something that is no text",
-    };
-    let error = io::Error::other(format!("a protocol panicked in {callback}: {text}"));
-    contain(|| drop(payload));
-    error
-}
-
-/// Calls the protocol; a panic becomes an error.
-fn call<R>(callback: &str, f: impl FnOnce() -> R) -> io::Result<R> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| panicked(callback, payload))
-}
-
 impl Future for Pump {
     type Output = ();
 
@@ -98,7 +79,7 @@ impl Pump {
     fn begin(&mut self) {
         let transport = Transport { state: self.state.clone() };
         if let Some(protocol) = self.state.protocol() {
-            contain(|| protocol.connection_made(&transport));
+            let _ = call("connection_made", || protocol.connection_made(&transport));
         }
         if let Some(made) = self.made.take() {
             made.set();
@@ -107,7 +88,7 @@ impl Pump {
 
     fn end(&mut self, error: Option<io::Error>) {
         if let Some(protocol) = self.state.protocol() {
-            contain(|| protocol.connection_lost(error));
+            let _ = call("connection_lost", || protocol.connection_lost(error));
         }
         self.asked = None;
         self.state.leave();
@@ -139,7 +120,7 @@ impl Pump {
         if state.is_writing_paused.get() && is_sent(cx, state.limits.get().low) {
             state.is_writing_paused.set(false);
             if let Some(protocol) = state.protocol() {
-                contain(|| protocol.resume_writing());
+                let _ = call("resume_writing", || protocol.resume_writing());
             }
             return Poll::Ready(());
         }

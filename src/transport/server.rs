@@ -20,12 +20,13 @@ use crate::net::serve::{is_over, start_one};
 use crate::net::shared::Shared;
 use crate::net::{IpVersion, TcpListener, UnixListener};
 use crate::op::run_in_pool;
+use crate::runtime::LoopHandle;
 use crate::runtime::core::{self, Core};
-use crate::runtime::{LoopHandle, contain};
 use crate::sync::Event;
 use crate::transport::address::SocketAddress;
 use crate::transport::protocol::{AnyProtocol, IntoProtocol};
 use crate::transport::pump::begin;
+use crate::transport::report::{accept_failed, call};
 
 /// Connections that the kernel holds before they are accepted, as asyncio has it.
 const BACKLOG: u32 = 100;
@@ -93,16 +94,9 @@ struct State {
 impl State {
     /// A connection came.
     fn serve(&self, stream: Rc<Shared>) {
-        let mut stream = Some(stream);
-        contain(|| {
-            let protocol = (self.factory)();
-            if let Some(stream) = stream.take() {
-                begin(stream, protocol, None);
-            }
-        });
-        // The factory panicked.
-        if let Some(stream) = stream {
-            stream.drop_handle();
+        match call("the protocol factory", || (self.factory)()) {
+            Ok(protocol) => drop(begin(stream, protocol, None)),
+            Err(_) => stream.drop_handle(),
         }
     }
 
@@ -117,7 +111,7 @@ impl State {
             match accepted.await {
                 Some(Ok(stream)) => self.serve(stream),
                 // Out of descriptors or memory: the next accept waits a little.
-                Some(Err(error)) if !is_over(&error) => {}
+                Some(Err(error)) if !is_over(&error) => accept_failed(error),
                 Some(Err(_)) | None => break,
             }
         }
@@ -249,7 +243,7 @@ impl fmt::Debug for Server {
 /// All of the addresses are listened on, each once. IPv6 listeners take IPv6 connections only. Port 0 lets the kernel
 /// choose, for each address another one.
 ///
-/// A panic of the factory closes the connection.
+/// A panic of the factory closes the connection. The exception handler of the loop hears of it, and of accepts that fail.
 ///
 /// # Cancel safety
 /// *Nothing is lost.*

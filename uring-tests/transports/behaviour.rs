@@ -27,6 +27,7 @@ both_drivers!(
     a_server_takes_listeners_over,
     a_unix_server_replaces_a_socket_and_nothing_else,
     a_factory_that_panics_costs_its_connection_only,
+    the_exception_handler_hears_of_each_callback_that_fails,
     a_server_that_is_dropped_in_serve_forever_is_closed,
     names_stay_known_after_the_end,
     a_stream_server_echoes_lines,
@@ -307,6 +308,71 @@ fn a_factory_that_panics_costs_its_connection_only(cx: Cx) {
         server.close();
         server.wait_closed().await
     });
+}
+
+/// Fails in one of its callbacks.
+struct Failing(&'static str);
+
+impl Failing {
+    fn at(&self, callback: &str) {
+        if self.0 == callback {
+            std::panic::resume_unwind(Box::new("as it was asked"));
+        }
+    }
+}
+
+impl Protocol for Failing {
+    fn connection_made(&self, _: &Transport) {
+        self.at("connection_made");
+    }
+    fn data_received(&self, _: Chunk) {
+        self.at("data_received");
+    }
+    fn eof_received(&self) -> bool {
+        self.at("eof_received");
+        false
+    }
+    fn connection_lost(&self, _: Option<io::Error>) {
+        self.at("connection_lost");
+    }
+    fn pause_writing(&self) {
+        self.at("pause_writing");
+    }
+    fn resume_writing(&self) {
+        self.at("resume_writing");
+    }
+}
+
+fn the_exception_handler_hears_of_each_callback_that_fails(cx: Cx) {
+    let callbacks = [
+        "connection_made",
+        "data_received",
+        "eof_received",
+        "connection_lost",
+        "pause_writing",
+        "resume_writing",
+    ];
+    for callback in callbacks {
+        let event_loop = cx.builder().build().expect("a loop");
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let log = heard.clone();
+        event_loop
+            .set_exception_handler(Some(Rc::new(move |context| log.borrow_mut().push(context.to_string()))));
+        let ran = event_loop.run_until_complete(async {
+            let (ours, theirs) = tcp_pair().await?;
+            let (transport, _) = connect_accepted_socket(|| Failing(callback), ours).await?;
+            transport.write(vec![0; 8 << 20])?;
+            theirs.send("something").await?;
+            theirs.shutdown_write().await?;
+            while let Ok(Some(_)) = theirs.receive().await {}
+            until(|| transport.protocol().is_none()).await;
+            Ok::<_, io::Error>(())
+        });
+        ran.expect("the loop runs").expect("it works");
+        let expected = format!("a protocol failed: {callback} panicked: as it was asked");
+        let heard = heard.borrow();
+        assert!(matches!(&heard[..], [only] if only.starts_with(&expected)), "{callback}: {heard:?}");
+    }
 }
 
 fn a_server_that_is_dropped_in_serve_forever_is_closed(cx: Cx) {
