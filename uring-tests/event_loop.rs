@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use proactor::net::UnixStream;
 use proactor::{DriverChoice, DriverKind, EventLoop, event_loop, nop, sleep, spawn, yield_now};
 
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     run_until_complete_gives_the_result_and_leaves_other_tasks_for_the_next_run,
@@ -578,10 +578,10 @@ fn the_policy_says_how_loops_are_made(cx: Cx) {
 }
 
 fn a_million_later_callbacks_are_called_or_cancelled(cx: Cx) {
-    const CALLS: u64 = 1_000_000;
+    let count = many(1_000_000) as u64;
     let event_loop = virtual_loop(cx);
     let called = Rc::new(Cell::new(0_u64));
-    let handles: Vec<_> = (0..CALLS)
+    let handles: Vec<_> = (0..count)
         .map(|n| {
             let called = called.clone();
             // Spread without order over some minutes.
@@ -589,11 +589,11 @@ fn a_million_later_callbacks_are_called_or_cancelled(cx: Cx) {
             event_loop.call_later(delay, move || called.set(called.get() + 1)).expect("it is open")
         })
         .collect();
-    assert_eq!(event_loop.metrics().timers as u64, CALLS);
+    assert_eq!(event_loop.metrics().timers as u64, count);
     assert!(handles.iter().skip(1).step_by(2).all(event_loop::TimerHandle::cancel));
-    assert_eq!(event_loop.metrics().timers as u64, CALLS / 2);
+    assert_eq!(event_loop.metrics().timers as u64, count / 2);
     event_loop.run_until_complete(sleep_in(Duration::from_secs(1000))).expect("the loop runs");
-    assert_eq!(called.get(), CALLS / 2);
+    assert_eq!(called.get(), count / 2);
     assert_eq!(event_loop.metrics().timers, 0);
     assert!(handles.iter().all(|handle| !handle.is_pending()));
     assert_eq!(Rc::strong_count(&called), 1);

@@ -90,6 +90,17 @@ pub(crate) fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds * factor)
 }
 
+/// So many repetitions, or the share of them that `URING_TESTS_LOAD` says where it is set, as ci/kernel-matrix does for
+/// its emulated guests; but not fewer than ten.
+///
+/// A test that takes more than a tenth of a second because it repeats something takes the count from here: else it
+/// makes each run on each kernel seconds longer. What it asserts has to hold for any count.
+pub(crate) fn many(count: usize) -> usize {
+    let share =
+        env::var("URING_TESTS_LOAD").map_or(1.0, |text| text.parse().expect("URING_TESTS_LOAD is a number"));
+    ((count as f64 * share) as usize).max(count.min(10))
+}
+
 /// Waits, for a bounded time, until what was dropped has come back from the kernel and from the pool.
 async fn settled(event_loop: &EventLoop) {
     let end = Instant::now() + patience(20);

@@ -16,7 +16,7 @@ use proactor::{DriverChoice, EventLoop, metrics, spawn, timeout, yield_now};
 use socket2::{Domain, Socket, Type};
 
 use crate::choice::limit_descriptors;
-use crate::harness::{Cx, both_drivers, needs, skip};
+use crate::harness::{Cx, both_drivers, many, needs, skip};
 
 both_drivers!(
     a_hundred_thousand_short_connections_are_served_and_leave_nothing,
@@ -36,14 +36,14 @@ fn connect_from(host: u8, to: SocketAddr) -> io::Result<StdStream> {
 
 fn a_hundred_thousand_short_connections_are_served_and_leave_nothing(cx: Cx) {
     const THREADS: usize = 4;
-    const EACH: usize = 25_000;
+    let each = many(25_000);
     cx.run(async {
         let listener = TcpListener::builder().backlog(1024).bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let clients: Vec<_> = (0..THREADS)
             .map(|n| {
                 thread::spawn(move || {
-                    for round in 0..EACH as u32 {
+                    for round in 0..each as u32 {
                         let mut stream = connect_from(2 + n as u8, address)?;
                         stream.write_all(&round.to_be_bytes())?;
                         let mut answer = [0; 4];
@@ -56,7 +56,7 @@ fn a_hundred_thousand_short_connections_are_served_and_leave_nothing(cx: Cx) {
             .collect();
         let (served, open) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0_usize)));
         let mut most = 0;
-        for _ in 0..THREADS * EACH {
+        for _ in 0..THREADS * each {
             let stream = listener.accept().await?;
             let (served, open) = (served.clone(), open.clone());
             open.set(open.get() + 1);
@@ -74,21 +74,21 @@ fn a_hundred_thousand_short_connections_are_served_and_leave_nothing(cx: Cx) {
             proactor::sleep(Duration::from_millis(1)).await?;
         }
         clients.into_iter().try_for_each(|client| client.join().expect("the client ends"))?;
-        assert_eq!(served.get(), THREADS * EACH);
+        assert_eq!(served.get(), THREADS * each);
         assert!(most <= 2 * THREADS + 1100, "{most} were open at a time");
         listener.close().await
     });
 }
 
 fn thousands_of_connections_echo_at_once(cx: Cx) {
-    const CONNECTIONS: usize = 3000;
-    if !needs(2 * CONNECTIONS + 200, 0) {
+    let connections = many(3000);
+    if !needs(2 * connections + 200, 0) {
         return;
     }
     cx.run(async {
         let listener = TcpListener::builder().backlog(4096).bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let clients: Vec<_> = (0..CONNECTIONS as u32)
+        let clients: Vec<_> = (0..connections as u32)
             .map(|n| {
                 spawn(async move {
                     let stream = TcpStream::connect(address).await?;
@@ -108,7 +108,7 @@ fn thousands_of_connections_echo_at_once(cx: Cx) {
             })
             .collect();
         let mut servers = Vec::new();
-        for _ in 0..CONNECTIONS {
+        for _ in 0..connections {
             let stream = listener.accept().await?;
             servers.push(spawn(async move {
                 while let Some(chunk) = stream.receive().await? {
@@ -124,9 +124,10 @@ fn thousands_of_connections_echo_at_once(cx: Cx) {
     });
 }
 
-/// Which part of a test a child process plays.
-const ROLE: &str = "URING_TESTS_LOAD";
 const IDLE: usize = 10_000;
+
+/// Which part of a test a child process plays.
+const ROLE: &str = "URING_TESTS_ROLE";
 
 struct Helper {
     process: Child,
@@ -173,12 +174,13 @@ fn in_a_child() {
     let Ok(role) = env::var(ROLE) else { return };
     match role.split(' ').collect::<Vec<_>>()[..] {
         ["clients", address] => {
-            if limit_descriptors(1 << 20) < IDLE as u64 + 100 {
+            let idle = many(IDLE);
+            if limit_descriptors(1 << 20) < idle as u64 + 100 {
                 println!("<<<SKIP");
                 return;
             }
             let address = address.parse().expect("an address");
-            let streams: Vec<_> = (0..IDLE)
+            let streams: Vec<_> = (0..idle)
                 .map(|n| connect_from(2 + (n / 5000) as u8, address).expect("a connection"))
                 .collect();
             println!("<<<{}", streams.len());
@@ -201,9 +203,10 @@ fn resident() -> usize {
     kilobytes.parse::<usize>().expect("a number") * 1024
 }
 
-/// Serves `IDLE` connections of a child that say nothing; answers with what each of them costs.
+/// Serves connections of a child that say nothing; answers with what each of them costs.
 fn serve_idle(choice: DriverChoice) -> io::Result<String> {
-    if limit_descriptors(1 << 20) < IDLE as u64 + 200 {
+    let idle = many(IDLE);
+    if limit_descriptors(1 << 20) < idle as u64 + 200 {
         return Ok("SKIP".to_owned());
     }
     let event_loop = EventLoop::builder().driver(choice).build()?;
@@ -219,7 +222,7 @@ fn serve_idle(choice: DriverChoice) -> io::Result<String> {
         let buffers = metrics().buffers_total;
         let before = resident();
         let mut clients = Helper::start(&format!("clients {address}"));
-        for _ in 0..IDLE {
+        for _ in 0..idle {
             let stream = timeout(Duration::from_secs(60), listener.accept()).await??;
             drop(spawn(async move {
                 let _ = stream.receive().await;
@@ -233,9 +236,9 @@ fn serve_idle(choice: DriverChoice) -> io::Result<String> {
             proactor::nop().await?;
             yield_now().await;
         }
-        let cost = resident().saturating_sub(before) / IDLE;
+        let cost = resident().saturating_sub(before) / idle;
         let now = metrics();
-        assert_eq!(now.tasks, IDLE);
+        assert_eq!(now.tasks, idle);
         assert_eq!(now.buffers_total, buffers, "idle connections hold no buffers");
         assert_eq!(now.buffers_in_use, 0);
         clients.end();
@@ -248,10 +251,10 @@ fn ten_thousand_idle_connections_cost_little_memory(cx: Cx) {
     let answer = server.answer();
     server.end();
     if answer == "SKIP" {
-        skip(&format!("fewer than {IDLE} descriptors are allowed"));
+        skip(&format!("fewer than {} descriptors are allowed", many(IDLE)));
         return;
     }
     let bytes: usize = answer.parse().expect("a number");
-    println!("{IDLE} idle connections: {bytes} bytes of memory each");
+    println!("{} idle connections: {bytes} bytes of memory each", many(IDLE));
     assert!(bytes <= 1024, "{bytes} bytes for each idle connection");
 }

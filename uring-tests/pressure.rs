@@ -10,7 +10,7 @@ use proactor::buf::Chunk;
 use proactor::net::{TcpListener, TcpStream};
 use proactor::{Builder, spawn, timeout};
 
-use crate::harness::{Cx, both_drivers, tcp_pair, until};
+use crate::harness::{Cx, both_drivers, many, tcp_pair, until};
 
 both_drivers!(
     chunks_that_a_program_withholds_stop_no_other_connection,
@@ -163,13 +163,13 @@ fn small_buffers_carry_big_messages(cx: Cx) {
 }
 
 fn big_transfers_both_ways_at_once_lose_nothing(cx: Cx) {
-    const TOTAL: usize = 16 << 20;
+    let total = many(16 << 20);
     /// Sends a pattern that depends on the position, and checks what comes back for the same.
-    async fn talk(stream: TcpStream) -> io::Result<()> {
+    async fn talk(stream: TcpStream, total: usize) -> io::Result<()> {
         let (receiver, sender) = stream.split();
         let sending = spawn(async move {
             let mut at = 0;
-            while at < TOTAL {
+            while at < total {
                 let piece: Vec<u8> = (at..at + 50_000).map(|n| (n % 253) as u8).collect();
                 at += piece.len();
                 sender.send(piece).await?;
@@ -181,13 +181,13 @@ fn big_transfers_both_ways_at_once_lose_nothing(cx: Cx) {
             assert!(chunk.iter().enumerate().all(|(i, byte)| *byte == ((at + i) % 253) as u8), "at {at}");
             at += chunk.len();
         }
-        assert!(at >= TOTAL);
+        assert!(at >= total);
         sending.await?
     }
     cx.run(async {
         let (one, other) = tcp_pair().await?;
-        let other = spawn(talk(other));
-        talk(one).await?;
+        let other = spawn(talk(other, total));
+        talk(one, total).await?;
         other.await?
     });
 }

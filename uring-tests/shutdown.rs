@@ -10,7 +10,7 @@ use proactor::fs::File;
 use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use proactor::{EventLoop, event_loop, interval, nop, sleep, spawn, timeout, yield_now};
 
-use crate::harness::{Cx, both_drivers, needs};
+use crate::harness::{Cx, both_drivers, many, needs};
 
 both_drivers!(
     a_loop_that_ends_with_thousands_of_operations_in_flight_leaves_nothing,
@@ -166,17 +166,18 @@ fn end_with_everything_in_flight(event_loop: EventLoop, count: usize, turns: usi
 }
 
 fn a_loop_that_ends_with_thousands_of_operations_in_flight_leaves_nothing(cx: Cx) {
-    if !needs(10_000, 600) {
+    let count = many(3000);
+    if !needs(3 * count + 1000, count / 5 + 20) {
         return;
     }
-    end_with_everything_in_flight(cx.builder().build().expect("a loop"), 3000, 20);
+    end_with_everything_in_flight(cx.builder().build().expect("a loop"), count, 20);
 }
 
 fn a_loop_that_ends_again_and_again_with_everything_in_flight_leaves_nothing(cx: Cx) {
     if !needs(500, 60) {
         return;
     }
-    for round in 0..40 {
+    for round in 0..many(40) {
         // From before anything was submitted to long after; and with queues that overflow.
         let builder = cx.builder().ring_entries(if round % 2 == 0 { 8 } else { 1024 }).buffer_size(4096);
         end_with_everything_in_flight(builder.build().expect("a loop"), 120, round % 8);

@@ -27,7 +27,7 @@ use proactor::net::{
 use proactor::sync::{Lock, Semaphore};
 use proactor::{Cancelled, MayBeCancelled, Task, nop, spawn, yield_now};
 
-use crate::harness::{Cx, Folder, Random, both_drivers, needs, patience, tcp_pair, until};
+use crate::harness::{Cx, Folder, Random, both_drivers, many, needs, patience, tcp_pair, until};
 use messages::{confers, corresponds};
 use others::{locks, naps, object_streams, permits, queues, writes};
 use streams::{Pattern, converses, meets};
@@ -61,7 +61,7 @@ impl Storm {
         let limit = if asked.is_some() { Duration::from_secs(86_400) } else { patience(20) };
         Rc::new(Self {
             seed,
-            left: Cell::new(asked.unwrap_or(200_000)),
+            left: Cell::new(asked.unwrap_or(many(200_000) as u64)),
             end: Instant::now() + limit,
             stories: Cell::new(0),
             done: RefCell::default(),

@@ -10,7 +10,7 @@ use futures_util::{join, poll};
 use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use proactor::{metrics, spawn};
 
-use crate::harness::{Cx, Folder, both_drivers, open_descriptors, tcp_pair, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, many, open_descriptors, tcp_pair, turns, until};
 
 both_drivers!(
     a_listener_and_a_stream_echo,
@@ -100,13 +100,13 @@ fn pattern(at: usize, len: usize) -> Vec<u8> {
 }
 
 fn many_bytes_cross_both_ways_at_once_unharmed(cx: Cx) {
-    const TOTAL: usize = 16 << 20;
     const PART: usize = 251 << 10;
+    let parts = many(66);
     cx.run(async {
         let (ours, theirs) = tcp_pair().await?;
         let part = Bytes::from(pattern(0, PART));
         let send = async |stream: &TcpStream| {
-            for _ in 0..TOTAL / PART {
+            for _ in 0..parts {
                 stream.send(part.clone()).await?;
             }
             stream.shutdown_write().await
@@ -123,7 +123,7 @@ fn many_bytes_cross_both_ways_at_once_unharmed(cx: Cx) {
         let (a, b, c, d) = join!(send(&ours), receive(&ours), send(&theirs), receive(&theirs));
         a?;
         c?;
-        assert_eq!((b?, d?), (TOTAL / PART * PART, TOTAL / PART * PART));
+        assert_eq!((b?, d?), (parts * PART, parts * PART));
         Ok::<_, io::Error>(())
     });
 }

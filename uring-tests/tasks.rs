@@ -12,7 +12,7 @@ use std::time::Duration;
 use proactor::net::UnixStream;
 use proactor::{EventLoop, JoinError, Task, metrics, nop, sleep, spawn, yield_now};
 
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     a_task_runs_beside_its_spawner_and_gives_its_result,
@@ -462,10 +462,10 @@ fn a_task_that_is_spawned_while_the_loop_ends_is_refused(cx: Cx) {
 }
 
 fn a_hundred_thousand_tasks_run_to_their_end(cx: Cx) {
-    const TASKS: u64 = 100_000;
+    let count = many(100_000) as u64;
     cx.run(async {
         let sum = Rc::new(Cell::new(0));
-        let tasks: Vec<_> = (0..TASKS)
+        let tasks: Vec<_> = (0..count)
             .map(|n| {
                 let sum = sum.clone();
                 spawn(async move {
@@ -475,11 +475,11 @@ fn a_hundred_thousand_tasks_run_to_their_end(cx: Cx) {
                 })
             })
             .collect();
-        assert_eq!(metrics().tasks, TASKS as usize);
+        assert_eq!(metrics().tasks, count as usize);
         for (n, task) in (0..).zip(tasks) {
             assert_eq!(task.await.map_err(io::Error::from)?, n);
         }
-        assert_eq!(sum.get(), TASKS * (TASKS - 1) / 2);
+        assert_eq!(sum.get(), count * (count - 1) / 2);
         assert_eq!(metrics().tasks, 0);
         Ok::<_, io::Error>(())
     });

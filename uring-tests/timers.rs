@@ -17,7 +17,7 @@ use proactor::{
     Sleep, TimedOut, event_loop, interval, metrics, nop, sleep, sleep_until, spawn, timeout, yield_now,
 };
 
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     the_virtual_clock_stands_still_and_jumps_exactly_to_the_deadline,
@@ -174,33 +174,33 @@ fn poll_with(sleep: &mut Sleep, waker: &Waker) -> bool {
 }
 
 fn a_million_timers_fire_or_are_cancelled(cx: Cx) {
-    const TIMERS: usize = 1_000_000;
+    let count = many(1_000_000);
     virtually(cx, async {
         let (begin, counter) = (now(), Arc::new(Counter::default()));
         let waker = Waker::from(counter.clone());
         let mut random = numbers();
-        let mut sleeps: Vec<_> = (0..TIMERS)
+        let mut sleeps: Vec<_> = (0..count)
             .map(|_| {
                 let mut sleep = sleep_until(begin + Duration::from_nanos(random(1 << 40) + 1));
                 assert!(!poll_with(&mut sleep, &waker));
                 sleep
             })
             .collect();
-        assert_eq!(metrics().timers, TIMERS);
+        assert_eq!(metrics().timers, count);
         // Every second one is dropped, in no particular order.
-        for kept in (TIMERS / 2 + 1..=TIMERS).rev() {
+        for kept in (count / 2 + 1..=count).rev() {
             drop(sleeps.swap_remove(random(kept as u64) as usize));
         }
-        assert_eq!(metrics().timers, TIMERS / 2);
+        assert_eq!(metrics().timers, count / 2);
         sleeps.sort_by_key(Sleep::deadline);
         let last = sleeps.last().and_then(Sleep::deadline).expect("a deadline");
-        let middle = sleeps[TIMERS / 4 - 1].deadline().expect("a deadline");
+        let middle = sleeps[count / 4 - 1].deadline().expect("a deadline");
         sleep_until(middle).await.expect("nobody cancels");
         let fired = sleeps.iter().filter(|sleep| sleep.deadline() <= Some(middle)).count();
         assert_eq!(counter.0.load(Ordering::Relaxed), fired, "exactly those that are due fired");
         sleep_until(last).await.expect("nobody cancels");
         yield_now().await;
-        assert_eq!(counter.0.load(Ordering::Relaxed), TIMERS / 2);
+        assert_eq!(counter.0.load(Ordering::Relaxed), count / 2);
         assert_eq!(metrics().timers, 0);
         assert!(sleeps.iter_mut().all(|sleep| poll_with(sleep, Waker::noop())), "all of them are over");
     });
@@ -516,7 +516,7 @@ fn the_virtual_clock_does_not_jump_over_io_that_is_under_way(cx: Cx) {
 fn a_storm_of_due_timers_starves_no_io(cx: Cx) {
     cx.run(async {
         let stop = Rc::new(Cell::new(false));
-        let storm: Vec<_> = (0..5000)
+        let storm: Vec<_> = (0..many(5000))
             .map(|_| {
                 let stop = stop.clone();
                 spawn(async move {

@@ -19,7 +19,7 @@ use proactor::process::to_process::{self, Function, current_default_process_limi
 use proactor::sync::CapacityLimiter;
 use proactor::{BrokenWorker, WorkerPanicked, sleep, spawn, timeout};
 
-use crate::harness::{Cx, Folder, both_drivers, open_descriptors, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, many, open_descriptors, turns, until};
 
 both_drivers!(
     a_function_runs_in_another_process_and_its_result_comes_back,
@@ -404,7 +404,7 @@ fn a_wait_that_was_not_begun_starts_nothing(cx: Cx) {
 
 fn big_arguments_and_results_arrive_whole(cx: Cx) {
     run(cx, async {
-        let bytes: Vec<u8> = (0..10_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..many(10_000_000) as u32).map(|n| ((n * 7) >> 3) as u8).collect();
         let echoed = run_sync(ECHO, bytes.clone()).await?;
         assert!(echoed == bytes);
         Ok(())

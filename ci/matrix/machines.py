@@ -68,12 +68,19 @@ class Tools:
     def bootstrap(self, base):
         """Where no registry of images can be reached, Debian's archive makes the same image."""
         print(f"cannot pull {base}: making it with debootstrap", flush=True)
+        if not shutil.which("debootstrap"):
+            raise Trouble(f"{base} can neither be pulled nor made: there is no debootstrap here")
         root = self.cache / "debootstrap"
+        # What an interrupted one has left.
+        remove = ["rm", "-rf", "--one-file-system", root]
+        subprocess.run(remove, check=True)
         uri, _ = packages.own_source()
-        subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root, uri], check=True, stdout=subprocess.DEVNULL)
+        make = ["debootstrap", "--variant=minbase", "bookworm", root, uri]
+        if subprocess.run(make, stdout=subprocess.DEVNULL).returncode != 0:
+            raise Trouble(f"{base} can neither be pulled nor made: debootstrap failed, see {root}/debootstrap")
         with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as tar:
             subprocess.run(["docker", "import", "-", base], stdin=tar.stdout, check=True)
-        subprocess.run(["rm", "-r", root], check=True)
+        subprocess.run(remove, check=True)
 
     def wrap(self, command, *options):
         if not self.docker:

@@ -77,7 +77,12 @@ class Suite:
         self.updated = False
 
     def apt(self, tool, *arguments, cwd=None):
-        done = subprocess.run([tool, *self.options, *arguments], cwd=cwd, text=True, capture_output=True)
+        command = [tool, *self.options, *arguments]
+        try:
+            # The timeouts of apt itself are for a mirror that is silent, this one is for a mirror that crawls.
+            done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, timeout=600)
+        except subprocess.TimeoutExpired:
+            raise Trouble(f"{tool} {arguments[0]} ({self.name}) takes more than ten minutes") from None
         if done.returncode != 0:
             raise Trouble(f"{tool} {arguments[0]} ({self.name}) failed:\n{done.stderr.strip()}")
         return done.stdout

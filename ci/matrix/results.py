@@ -166,6 +166,12 @@ def table(outcomes):
     return "\n".join(lines)
 
 
+def times(outcome):
+    """How long each test took, the slowest first."""
+    slowest = sorted(outcome.took.items(), key=lambda test: test[1], reverse=True)
+    return "".join(f"{seconds:8.2f} s  {name}\n" for name, seconds in slowest)
+
+
 def complaints(outcome):
     lines = [f"{outcome.where.name}: {wrong}" for wrong in outcome.wrong]
     for driver, results in outcome.tests.items():

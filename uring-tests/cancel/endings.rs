@@ -12,7 +12,7 @@ use proactor::sync::Event;
 use proactor::{metrics, sleep, spawn, yield_now};
 
 use crate::cancel::{LONG, Log, OnDrop, cleans_up, ms, virtually, yields};
-use crate::harness::{Cx, both_drivers, needs, until};
+use crate::harness::{Cx, both_drivers, many, needs, until};
 
 both_drivers!(
     starting_a_child_after_the_end_is_a_panic,
@@ -79,14 +79,14 @@ fn starting_a_child_while_the_loop_ends_refuses_it(cx: Cx) {
 
 /// PARITY S3, by the number.
 fn a_hundred_thousand_children(cx: Cx) {
-    const CHILDREN: u32 = 100_000;
-    if !needs(0, 400) {
+    let children = many(100_000) as u32;
+    if !needs(0, children as usize / 250) {
         return;
     }
     cx.run(async {
         let (count, cut) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let outcome = task_group(async |group| {
-            for number in 0..CHILDREN {
+            for number in 0..children {
                 let (count, cut) = (count.clone(), cut.clone());
                 group.start_soon(async move {
                     count.set(count.get() + 1);
@@ -99,12 +99,12 @@ fn a_hundred_thousand_children(cx: Cx) {
                 });
             }
             yields(200).await;
-            assert_eq!(group.live_children() as u32, CHILDREN / 2);
+            assert_eq!(group.live_children() as u32, children / 2);
             group.cancel_scope().cancel();
             Ok::<_, io::Error>(())
         });
         assert_eq!(outcome.await?, Some(()));
-        assert_eq!((count.get(), cut.get()), (CHILDREN, CHILDREN / 2));
+        assert_eq!((count.get(), cut.get()), (children, children / 2));
         Ok::<_, io::Error>(())
     });
 }

@@ -73,8 +73,8 @@ async fn send_in_pieces<F: Family>(a: Stream<F>, b: Stream<F>) -> io::Result<()>
         sent += done;
         assert!(sent <= data.len());
         // At first nobody reads, so the socket is full.
-        if cuts == 3 {
-            reader = idle.take().map(drain);
+        if let Some(idle) = idle.take_if(|_| cuts == 3) {
+            reader = Some(drain(idle));
         }
     }
     assert!(cuts >= 3);

@@ -22,7 +22,9 @@ use proactor::{metrics, sleep, spawn, timeout, yield_now};
 use socket2::{Domain, Socket, Type};
 
 use super::Count;
-use crate::harness::{Cx, Folder, Random, both_drivers, needs, open_descriptors, tcp_pair, turns, until};
+use crate::harness::{
+    Cx, Folder, Random, both_drivers, many, needs, open_descriptors, tcp_pair, turns, until,
+};
 
 both_drivers!(
     c6_results_carry_the_same_errno_on_every_driver,
@@ -438,14 +440,14 @@ fn c10_a_storm_of_timeouts_starves_no_input(cx: Cx) {
 
 fn c11_no_wake_up_from_another_thread_is_lost(cx: Cx) {
     const THREADS: u64 = 4;
-    const EACH: u64 = 50_000;
+    let each = many(50_000) as u64;
     cx.run(async {
         let (sum, waker) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None::<Waker>)));
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {
                 let (sum, waker) = (sum.clone(), waker.clone());
                 thread::spawn(move || {
-                    for _ in 0..EACH {
+                    for _ in 0..each {
                         sum.fetch_add(1, Ordering::SeqCst);
                         if let Some(waker) = &*waker.lock().expect("no panic") {
                             waker.wake_by_ref();
@@ -457,7 +459,7 @@ fn c11_no_wake_up_from_another_thread_is_lost(cx: Cx) {
         // In a task, so that the loop is asleep whenever nobody has woken it.
         let counting = spawn(poll_fn(move |cx| {
             *waker.lock().expect("no panic") = Some(cx.waker().clone());
-            if sum.load(Ordering::SeqCst) == THREADS * EACH { Poll::Ready(()) } else { Poll::Pending }
+            if sum.load(Ordering::SeqCst) == THREADS * each { Poll::Ready(()) } else { Poll::Pending }
         }));
         timeout(Duration::from_secs(60), counting).await.expect("a wake-up was lost")?;
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -466,7 +468,6 @@ fn c11_no_wake_up_from_another_thread_is_lost(cx: Cx) {
 }
 
 fn c11_a_wake_up_finds_a_loop_that_sleeps(cx: Cx) {
-    const ROUNDS: usize = 3000;
     cx.run(async {
         // The loop hands out its waker and has nothing else to do; the other thread wakes it at some later moment.
         let (hand, taken) = std::sync::mpsc::channel::<(Arc<AtomicBool>, Waker)>();
@@ -477,7 +478,7 @@ fn c11_a_wake_up_finds_a_loop_that_sleeps(cx: Cx) {
                 waker.wake();
             }
         });
-        for _ in 0..ROUNDS {
+        for _ in 0..many(3000) {
             let (done, mut handed) = (Arc::new(AtomicBool::new(false)), false);
             let woken = poll_fn(|cx| {
                 if done.load(Ordering::SeqCst) {

@@ -7,7 +7,7 @@ use proactor::sync::Event;
 use proactor::{spawn, yield_now};
 
 use super::{Log, begin, poll_once, settle, waiting};
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     a_new_event_is_not_set,
@@ -155,17 +155,17 @@ fn a_loop_of_ready_waits_yields_to_other_tasks(cx: Cx) {
 }
 
 fn a_hundred_thousand_waits_take_linear_time(cx: Cx) {
-    const COUNT: usize = 100_000;
+    let count = many(100_000);
     cx.run(async {
         let event = Event::new();
-        let mut waits: Vec<_> = (0..COUNT).map(|_| begin(event.wait())).collect();
+        let mut waits: Vec<_> = (0..count).map(|_| begin(event.wait())).collect();
         // Every second one goes, from the middle of the queue.
         let mut number = 0;
         waits.retain(|_| {
             number += 1;
             number % 2 == 0
         });
-        assert_eq!(event.statistics().tasks_waiting, COUNT / 2);
+        assert_eq!(event.statistics().tasks_waiting, count / 2);
         event.set();
         join_all(waits).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok::<_, io::Error>(())

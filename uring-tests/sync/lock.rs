@@ -9,7 +9,7 @@ use proactor::sync::{Lock, LockGuard};
 use proactor::{WouldBlock, spawn, yield_now};
 
 use super::{Log, begin, kind, poll_once, settle, waiting};
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     a_new_lock_is_free,
@@ -261,13 +261,13 @@ fn a_loop_of_free_locks_yields_to_other_tasks(cx: Cx) {
 }
 
 fn a_hundred_thousand_who_wait_take_linear_time(cx: Cx) {
-    const COUNT: usize = 100_000;
+    let count = many(100_000);
     cx.run(async {
         let lock = Lock::new(0);
         let guard = lock.acquire().await?;
-        let mut waits: Vec<_> = (0..COUNT).map(|_| begin(lock.acquire())).collect();
+        let mut waits: Vec<_> = (0..count).map(|_| begin(lock.acquire())).collect();
         // The last come first out of the queue, and then the rest in turn.
-        waits.truncate(COUNT / 2);
+        waits.truncate(count / 2);
         drop(guard);
         for mut wait in waits {
             assert!(poll_once(&mut wait).is_ready(), "it is the turn of this one");

@@ -8,7 +8,7 @@ use proactor::sync::{LifoQueue, PriorityQueue, Queue};
 use proactor::{Cancelled, spawn};
 
 use super::{Log, begin, kind, poll_once, settle, waiting};
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 
 both_drivers!(
     a_queue_gives_its_items_first_in_first_out,
@@ -418,23 +418,23 @@ fn a_loop_of_ready_gets_yields_to_other_tasks(cx: Cx) {
 }
 
 fn a_hundred_thousand_who_wait_take_linear_time(cx: Cx) {
-    const COUNT: usize = 100_000;
+    let count = many(100_000);
     cx.run(async {
         let queue = Queue::new(1);
-        let mut gets: Vec<_> = (0..COUNT).map(|_| begin(queue.get())).collect();
-        gets.truncate(COUNT / 2);
-        for item in 0..COUNT / 2 {
+        let mut gets: Vec<_> = (0..count).map(|_| begin(queue.get())).collect();
+        gets.truncate(count / 2);
+        for item in 0..count / 2 {
             queue.put_nowait(item)?;
         }
         // All are granted; from the back, each item goes to nobody, as nobody waits behind.
-        gets.truncate(COUNT / 4);
-        assert_eq!(queue.len(), COUNT / 4);
+        gets.truncate(count / 4);
+        assert_eq!(queue.len(), count / 4);
         for (item, get) in gets.into_iter().enumerate() {
             assert_eq!(get.await?, item);
         }
-        let mut puts: Vec<_> = (0..COUNT).map(|item| begin(queue.put(item))).collect();
-        puts.truncate(COUNT / 2);
-        for item in COUNT / 4..COUNT / 2 {
+        let mut puts: Vec<_> = (0..count).map(|item| begin(queue.put(item))).collect();
+        puts.truncate(count / 2);
+        for item in count / 4..count / 2 {
             assert_eq!(queue.get_nowait()?, item);
         }
         for (item, put) in puts.into_iter().enumerate() {

@@ -17,7 +17,7 @@ use futures_util::future::{Either, select};
 use proactor::thread::{Receiver, Sender, channel, unbounded_channel};
 use proactor::{spawn, timeout, yield_now};
 
-use crate::harness::{Cx, Random, both_drivers, turns};
+use crate::harness::{Cx, Random, both_drivers, many, turns};
 use crate::threads::{LIMIT, poll_now};
 
 both_drivers!(
@@ -48,10 +48,11 @@ both_drivers!(
 );
 
 fn items_of_a_thread_arrive_in_the_loop_in_order(cx: Cx) {
+    let count = many(10_000);
     cx.run(async {
         let (sender, receiver) = channel(8);
-        let thread = thread::spawn(move || (0..10_000).try_for_each(|n| sender.send_blocking(n, LIMIT)));
-        for n in 0..10_000 {
+        let thread = thread::spawn(move || (0..count).try_for_each(|n| sender.send_blocking(n, LIMIT)));
+        for n in 0..count {
             assert_eq!(receiver.receive().await?, Some(n));
         }
         assert_eq!(receiver.receive().await?, None);
@@ -61,15 +62,16 @@ fn items_of_a_thread_arrive_in_the_loop_in_order(cx: Cx) {
 }
 
 fn items_of_a_loop_arrive_in_a_thread_in_order(cx: Cx) {
+    let count = many(10_000);
     cx.run(async {
         let (sender, receiver) = channel(8);
         let thread = thread::spawn(move || {
-            for n in 0..10_000 {
+            for n in 0..count {
                 assert_eq!(receiver.receive_blocking(LIMIT).expect("in time"), Some(n));
             }
             assert_eq!(receiver.receive_blocking(LIMIT).expect("in time"), None);
         });
-        for n in 0..10_000 {
+        for n in 0..count {
             sender.send(n).await?;
         }
         drop(sender);
@@ -90,7 +92,7 @@ fn items_go_from_loop_to_loop(cx: Cx) {
         });
     });
     cx.run(async {
-        for n in 0..2000 {
+        for n in 0..many(2000) {
             there.send("x".repeat(n % 50)).await?;
             assert_eq!(answers.receive().await?, Some(n % 50));
         }
@@ -457,7 +459,7 @@ fn a_thread_that_sleeps_is_woken_for_each_item(cx: Cx) {
         }
     });
     cx.run(async {
-        for n in 0..3000 {
+        for n in 0..many(3000) as u32 {
             there.send(n).await?;
             assert_eq!(answers.receive().await?, Some(n));
         }
@@ -489,7 +491,7 @@ fn a_storm_of_dropped_waits_loses_and_doubles_nothing(cx: Cx) {
             thread::spawn(move || {
                 let mut random = Random(seed);
                 let limit = |random: &mut Random| Some(Duration::from_micros(random.below(30) as u64));
-                let numbers = (0..1000).map(|n| seed << 32 | n);
+                let numbers = (0..many(1000) as u64).map(|n| seed << 32 | n);
                 numbers.filter(|n| sender.send_blocking(*n, limit(&mut random)).is_ok()).collect::<Vec<_>>()
             })
         };
@@ -504,7 +506,7 @@ fn a_storm_of_dropped_waits_loses_and_doubles_nothing(cx: Cx) {
         got.extend(threads.into_iter().flat_map(|thread| thread.join().expect("no panic")));
         let received: HashSet<u64> = got.iter().copied().collect();
         assert_eq!(received.len(), got.len(), "an item came twice");
-        assert!(sent.len() > 100, "too few of them came through");
+        assert!(sent.len() > many(100), "too few of them came through");
         assert!(sent.iter().all(|n| received.contains(n)), "an item was lost");
         sent.extend(unknown);
         let sent: HashSet<u64> = sent.into_iter().collect();
@@ -516,7 +518,7 @@ fn a_storm_of_dropped_waits_loses_and_doubles_nothing(cx: Cx) {
 async fn sends_in_the_loop(sender: Sender<u64>) -> (Vec<u64>, Vec<u64>) {
     let mut random = Random(5);
     let (mut sent, mut unknown) = (Vec::new(), Vec::new());
-    'items: for n in 0..3000 {
+    'items: for n in 0..many(3000) as u64 {
         let mut send = sender.send(n);
         for _ in 0..=random.below(3) {
             if let Poll::Ready(result) = poll_now(&mut send) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use proactor::net::{TcpListener, TcpStream};
 use proactor::{EventLoop, LoopHandle, RemoteTask, event_loop, metrics, nop, sleep, spawn, yield_now};
 
-use crate::harness::{Cx, both_drivers};
+use crate::harness::{Cx, both_drivers, many};
 use crate::threads::LIMIT;
 
 both_drivers!(
@@ -75,27 +75,27 @@ async fn until(done: impl Fn() -> bool) {
 }
 
 fn calls_of_one_thread_are_made_in_their_order(cx: Cx) {
-    const CALLS: usize = 20_000;
+    let count = many(20_000);
     cx.run(async {
         let handle = proactor::current()?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let mine = log.clone();
         let thread = thread::spawn(move || {
-            for n in 0..CALLS {
+            for n in 0..count {
                 let log = mine.clone();
                 handle.call_soon_threadsafe(move || log.lock().expect("no panic").push(n))?;
             }
             Ok::<_, io::Error>(())
         });
-        until(|| log.lock().expect("no panic").len() == CALLS).await;
+        until(|| log.lock().expect("no panic").len() == count).await;
         thread.join().expect("the thread ends")?;
-        assert!(log.lock().expect("no panic").iter().copied().eq(0..CALLS));
+        assert!(log.lock().expect("no panic").iter().copied().eq(0..count));
         Ok::<_, io::Error>(())
     });
 }
 
 fn calls_of_many_threads_are_all_made_each_in_the_order_of_its_thread(cx: Cx) {
-    const CALLS: usize = 5000;
+    let count = many(5000);
     cx.run(async {
         let home = thread::current().id();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -103,7 +103,7 @@ fn calls_of_many_threads_are_all_made_each_in_the_order_of_its_thread(cx: Cx) {
             .map(|id| {
                 let (handle, log) = (proactor::current().expect("a loop runs"), log.clone());
                 thread::spawn(move || {
-                    for n in 0..CALLS {
+                    for n in 0..count {
                         let log = log.clone();
                         let call = move || {
                             assert_eq!(thread::current().id(), home, "on the loop's thread");
@@ -114,12 +114,12 @@ fn calls_of_many_threads_are_all_made_each_in_the_order_of_its_thread(cx: Cx) {
                 })
             })
             .collect();
-        until(|| log.lock().expect("no panic").len() == 4 * CALLS).await;
+        until(|| log.lock().expect("no panic").len() == 4 * count).await;
         threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
         let log = log.lock().expect("no panic").clone();
         for id in 0..4 {
             let of_one = log.iter().filter(|(i, _)| *i == id).map(|(_, n)| *n);
-            assert!(of_one.eq(0..CALLS));
+            assert!(of_one.eq(0..count));
         }
         Ok::<_, io::Error>(())
     });
@@ -127,7 +127,7 @@ fn calls_of_many_threads_are_all_made_each_in_the_order_of_its_thread(cx: Cx) {
 
 fn a_call_wakes_a_loop_that_sleeps(cx: Cx) {
     let elsewhere = Elsewhere::start(cx);
-    for n in 0..2000_u32 {
+    for n in 0..many(2000) {
         let (sender, receiver) = mpsc::channel();
         elsewhere.handle.call_soon_threadsafe(move || sender.send(n).expect("it waits")).expect("it is open");
         assert_eq!(receiver.recv_timeout(LIMIT.expect("a limit")), Ok(n));
@@ -322,7 +322,7 @@ fn a_loop_that_closes_while_threads_call_it_leaves_nobody_waiting(cx: Cx) {
 }
 
 fn four_threads_at_full_speed_lose_no_wake(cx: Cx) {
-    const WAKES: u64 = 100_000;
+    let wakes = many(100_000) as u64;
     cx.run(async {
         let before = metrics();
         let count = Arc::new(AtomicU64::new(0));
@@ -334,7 +334,7 @@ fn four_threads_at_full_speed_lose_no_wake(cx: Cx) {
                 threads.extend((0..4).map(|_| {
                     let (waker, count) = (cx.waker().clone(), count.clone());
                     thread::spawn(move || {
-                        for _ in 0..WAKES {
+                        for _ in 0..wakes {
                             count.fetch_add(1, Ordering::SeqCst);
                             waker.wake_by_ref();
                         }
@@ -342,11 +342,11 @@ fn four_threads_at_full_speed_lose_no_wake(cx: Cx) {
                 }));
             }
             // Nothing else wakes this task: if the last wake were lost, it would wait for ever.
-            if count.load(Ordering::SeqCst) == 4 * WAKES { Poll::Ready(()) } else { Poll::Pending }
+            if count.load(Ordering::SeqCst) == 4 * wakes { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
-        assert!(polls <= 4 * WAKES + 1, "at most one poll for each wake, not {polls}");
+        assert!(polls <= 4 * wakes + 1, "at most one poll for each wake, not {polls}");
         let turns = metrics().enters - before.enters;
         assert!(turns <= 2 * polls + 100, "{turns} turns for {polls} polls");
         Ok::<_, io::Error>(())
@@ -354,7 +354,7 @@ fn four_threads_at_full_speed_lose_no_wake(cx: Cx) {
 }
 
 fn wakes_of_a_busy_loop_coalesce_into_one_poll(cx: Cx) {
-    const WAKES: usize = 100_000;
+    let wakes = many(100_000);
     cx.run(async {
         let (mut polls, mut started) = (0, false);
         let wake_all = |waker: &Waker| {
@@ -362,7 +362,7 @@ fn wakes_of_a_busy_loop_coalesce_into_one_poll(cx: Cx) {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
                     let waker = waker.clone();
-                    thread::spawn(move || (0..WAKES).for_each(|_| waker.wake_by_ref()))
+                    thread::spawn(move || (0..wakes).for_each(|_| waker.wake_by_ref()))
                 })
                 .collect();
             threads.into_iter().for_each(|thread| thread.join().expect("the thread ends"));
@@ -378,7 +378,7 @@ fn wakes_of_a_busy_loop_coalesce_into_one_poll(cx: Cx) {
         })
         .await;
         assert_eq!(polls, 2);
-        // None of the 400,000 wakes is left over to be worked off.
+        // None of the wakes is left over to be worked off.
         for _ in 0..10 {
             nop().await?;
             yield_now().await;
@@ -461,15 +461,14 @@ fn loops_on_several_threads_work_at_once(cx: Cx) {
 }
 
 fn wakers_cross_from_loop_to_loop(cx: Cx) {
-    const ROUNDS: usize = 2000;
     /// Whose turn it is, and how to wake the other.
     #[derive(Default)]
     struct Table {
         turn: AtomicUsize,
         wakers: [Mutex<Option<Waker>>; 2],
     }
-    async fn play(table: &Table, me: usize) {
-        for round in 0..ROUNDS {
+    async fn play(table: &Table, me: usize, rounds: usize) {
+        for round in 0..rounds {
             poll_fn(|cx| {
                 *table.wakers[me].lock().expect("no panic") = Some(cx.waker().clone());
                 let mine = table.turn.load(Ordering::SeqCst) == round * 2 + me;
@@ -483,18 +482,18 @@ fn wakers_cross_from_loop_to_loop(cx: Cx) {
             }
         }
     }
-    let table = Arc::new(Table::default());
+    let (table, rounds) = (Arc::new(Table::default()), many(2000));
     let theirs = table.clone();
     let thread = thread::spawn(move || {
         cx.run(async move {
-            play(&theirs, 1).await;
+            play(&theirs, 1, rounds).await;
             Ok::<_, io::Error>(())
         });
     });
     let mine = table.clone();
-    cx.run(async move { spawn(async move { play(&mine, 0).await }).await });
+    cx.run(async move { spawn(async move { play(&mine, 0, rounds).await }).await });
     thread.join().expect("the other loop ends");
-    assert_eq!(table.turn.load(Ordering::SeqCst), ROUNDS * 2);
+    assert_eq!(table.turn.load(Ordering::SeqCst), rounds * 2);
 }
 
 fn a_handle_is_bound_to_its_loop_and_not_to_the_next_one_of_that_number(cx: Cx) {
