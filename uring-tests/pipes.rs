@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::poll;
 use proactor::cancel::move_on_after;
 use proactor::net::{PipeReader, PipeWriter, pipe, stdin, stdout};
+use proactor::stream::{AsyncResource, ByteReceiveStream, ByteSendStream};
 use proactor::{EventLoop, metrics, spawn};
 
 use crate::harness::{Cx, Folder, both_drivers, turns};
@@ -23,6 +24,7 @@ both_drivers!(
     a_regular_file_is_read_and_written_where_it_stands,
     a_device_can_be_read_and_written,
     closing_a_pipe_sends_what_was_written,
+    pipes_are_streams,
     the_standard_streams_are_left_as_they_are,
 );
 
@@ -251,6 +253,29 @@ fn closing_a_pipe_sends_what_was_written(cx: Cx) {
         drop(writer);
         while reader.receive().await?.is_some() {}
         Ok::<_, io::Error>(())
+    });
+}
+
+fn pipes_are_streams(cx: Cx) {
+    cx.run(async {
+        let (reader, writer) = pipe().await?;
+        let sender = spawn(async move {
+            ByteSendStream::send(&writer, "through the trait").await?;
+            writer.write(vec![7; 300_000])?;
+            writer.aclose().await?;
+            writer.aclose().await?;
+            let failed = ByteSendStream::send(&writer, "x").await.expect_err("closed");
+            assert_eq!(failed.error.kind(), io::ErrorKind::NotConnected);
+            Ok::<_, io::Error>(())
+        });
+        let mut received = 0;
+        while let Some(chunk) = ByteReceiveStream::receive(&reader).await? {
+            received += chunk.len();
+        }
+        assert_eq!(received, 300_017);
+        reader.aclose().await?;
+        assert_eq!(reader.receive().await.expect_err("closed").kind(), io::ErrorKind::NotConnected);
+        sender.await?
     });
 }
 

@@ -92,7 +92,7 @@ fn medium_of(fd: &OwnedFd) -> io::Result<Medium> {
 /// One task may receive; a second one is told [`Busy`](crate::Busy). Dropping it closes it: who writes is told
 /// `BrokenPipe` then.
 pub struct PipeReader {
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
 }
 
 /// The end of a pipe that bytes go into; or a terminal, another device, or a regular file, written where it stands.
@@ -100,7 +100,7 @@ pub struct PipeReader {
 /// Several tasks may send; each send is written as a whole. Dropping it closes it, and drops what was queued; the reader
 /// receives the end when all writers are closed. [`close`](Self::close) sends first.
 pub struct PipeWriter {
-    shared: Rc<Shared>,
+    pub(crate) shared: Rc<Shared>,
 }
 
 impl PipeReader {

@@ -10,8 +10,11 @@ use crate::buf::{Chunk, IoBuf};
 use crate::driver::control;
 use crate::error::Failed;
 use crate::net::halves::{ReceiveHalf, SendHalf};
+use crate::net::messages::Messages;
 use crate::net::shared::Shared;
-use crate::net::{Family, Listener, Stream};
+use crate::net::{
+    DatagramFamily, DatagramSocket, Family, Listener, PipeReader, PipeWriter, Stream, UnixSeqpacket,
+};
 use crate::runtime::scope::What;
 use crate::runtime::wait::cut;
 use crate::stream::{
@@ -136,5 +139,55 @@ impl<F: Family> crate::stream::Listener for Listener<F> {
 
     fn accept(&self) -> impl Future<Output = io::Result<Stream<F>>> {
         Self::accept(self)
+    }
+}
+
+impl Messages {
+    fn attributes(&self) -> Attributes<'_> {
+        let local = || self.descriptor.with(|fd| control::local_address(fd)).ok();
+        let remote = || self.descriptor.with(|fd| control::peer_address(fd)).ok();
+        of_socket(self.descriptor.number(), local, remote)
+    }
+}
+
+impl<F: DatagramFamily> TypedAttributeProvider for DatagramSocket<F> {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.messages.attributes()
+    }
+}
+
+impl TypedAttributeProvider for UnixSeqpacket {
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.messages.attributes()
+    }
+}
+
+impl AsyncResource for PipeReader {
+    /// Closes it; who receives is told [`Closed`](crate::Closed).
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(CLOSE, self.shared.aclose())
+    }
+}
+
+impl TypedAttributeProvider for PipeReader {}
+
+impl ByteReceiveStream for PipeReader {
+    fn receive(&self) -> impl Future<Output = io::Result<Option<Chunk>>> {
+        Self::receive(self)
+    }
+}
+
+impl AsyncResource for PipeWriter {
+    /// Sends what was [written](PipeWriter::write), as long as that takes, then closes: the reader receives the end.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(CLOSE, self.shared.aclose())
+    }
+}
+
+impl TypedAttributeProvider for PipeWriter {}
+
+impl ByteSendStream for PipeWriter {
+    fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> {
+        Self::send(self, buf)
     }
 }
