@@ -27,6 +27,7 @@ pub mod sync;
 mod sys;
 pub mod thread;
 pub mod transport;
+pub mod workers;
 
 pub use driver::{DriverChoice, DriverKind, DriverReport, Metrics};
 pub use error::{

@@ -44,4 +44,5 @@ mod transports;
 mod unix_sockets;
 mod waiting;
 mod wakers;
+mod workers;
 mod wrappers;

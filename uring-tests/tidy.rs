@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Imports go down only: a module may use those of its own layer and of the layers before it. DESIGN §2.
 const LAYERS: &str = "sys buf error / driver / op / runtime / cancel context future sync
-    / net fs process stream signal thread / event_loop transport compat / guide";
+    / net fs process stream signal thread / event_loop transport compat workers / guide";
 
 /// The only files and folders that may hold unsafe code, and all of them do.
 const UNSAFE_FILES: &str = "

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use socket2::SockAddr;
 
@@ -109,7 +110,40 @@ impl TcpListenerBuilder {
     }
 }
 
+impl TcpListenerBuilder {
+    /// Sockets that share the connections to the first of the addresses that can be bound, and that address.
+    pub(crate) fn bind_several(
+        mut self,
+        addresses: &[SocketAddr],
+        count: usize,
+    ) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+        self.options.reuse_port = true;
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "there is no address to listen on");
+        for address in addresses {
+            match control::listen(&(*address).into(), &self.options, false) {
+                Ok(first) => {
+                    // The port may have been chosen by the kernel: the others bind what the first has.
+                    let local = control::local_address(&first)?;
+                    let others = (1..count).map(|_| control::listen(&local, &self.options, false));
+                    let sockets = std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>()?;
+                    return Ok((Tcp::address(&local)?, sockets));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
 impl TcpListener {
+    /// A listener of this loop for a socket that was made by [`TcpListenerBuilder::bind_several`].
+    #[track_caller]
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let driver = core::current().driver.clone();
+        driver.adopt(&fd)?;
+        Ok(Self::new(&driver, fd, true))
+    }
+
     /// Listens on the first of the addresses that can be bound; see [`TcpListenerBuilder::bind`].
     ///
     /// # Cancel safety

@@ -330,7 +330,7 @@ impl EventLoop {
     }
 
     /// Cancels all tasks and runs the loop until they are over, or for at most `limit`.
-    fn end_tasks(&self, limit: Duration) -> io::Result<()> {
+    pub(crate) fn end_tasks(&self, limit: Duration) -> io::Result<()> {
         let core = &self.core;
         if core.task_count() == 0 {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The kernel as Rust functions: the only folder, with `driver`, that makes a system call.
 
+pub(crate) mod affinity;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod file;
