@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use proactor::net::TcpListener;
-use proactor::{DriverChoice, EventLoop};
+use proactor::{Builder, DriverChoice, EventLoop};
 
 /// What a program is called and what it takes beside `--listen`, `--driver` and `--help`.
 pub(crate) struct Program {
@@ -143,13 +143,18 @@ impl Args {
 
     /// A loop with the driver that was asked for.
     pub(crate) fn event_loop(&self) -> Result<EventLoop, Trouble> {
+        Ok(self.builder()?.build()?)
+    }
+
+    /// How such loops are made.
+    pub(crate) fn builder(&self) -> Result<Builder, Trouble> {
         let choice = match self.value("--driver") {
             "auto" => DriverChoice::Auto,
             "io_uring" => DriverChoice::IoUring,
             "epoll" => DriverChoice::Epoll,
             other => return Err(Trouble::Usage(format!("--driver {other}: not auto, io_uring or epoll"))),
         };
-        Ok(EventLoop::builder().driver(choice).build()?)
+        Ok(EventLoop::builder().driver(choice))
     }
 
     /// Binds `--listen` and says where the program can be reached, and by which driver.
