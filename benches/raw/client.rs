@@ -20,17 +20,22 @@ pub(crate) struct Echo {
     connections: Vec<OwnedFd>,
     /// Bytes of the message under way that have not come back yet, by connection.
     missing: Vec<usize>,
-    message: &'static [u8; MESSAGE],
+    message: &'static [u8],
     done: Vec<cqueue::Entry>,
 }
 
 impl Echo {
     pub(crate) fn new(connections: Vec<OwnedFd>) -> io::Result<Echo> {
+        Echo::with_messages(connections, MESSAGE)
+    }
+
+    /// With so many bytes per message.
+    pub(crate) fn with_messages(connections: Vec<OwnedFd>, bytes: usize) -> io::Result<Echo> {
         let ring = Ring::new(4096)?;
         let count = (2 * connections.len()).next_power_of_two().clamp(64, 4096) as u16;
         let buffers = Buffers::new(&ring, count, 2048)?;
         let missing = vec![0; connections.len()];
-        let message = Box::leak(Box::new([0x5a; MESSAGE]));
+        let message = vec![0x5a; bytes].leak();
         let mut echo = Echo { ring, buffers, connections, missing, message, done: Vec::new() };
         (0..echo.connections.len()).for_each(|i| echo.receive(i));
         Ok(echo)
@@ -69,11 +74,11 @@ impl Echo {
     }
 
     fn send(&mut self, i: usize) {
-        self.missing[i] = MESSAGE;
+        self.missing[i] = self.message.len();
         let send = opcode::Send::new(
             types::Fd(self.connections[i].as_raw_fd()),
             self.message.as_ptr(),
-            MESSAGE as u32,
+            self.message.len() as u32,
         );
         let all = send.flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL).build();
         self.ring.push(all.flags(squeue::Flags::SKIP_SUCCESS).user_data(tag(SEND, i)));

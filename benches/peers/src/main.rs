@@ -4,14 +4,18 @@
 //! `--help` for a part of it.
 
 mod measure;
+mod net;
+mod peers;
 mod plot;
+#[path = "../../raw/mod.rs"]
+mod raw;
 mod report;
 mod tasks;
 
 use measure::{Case, Plan};
 use report::Row;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const HELP: &str = "\
@@ -23,6 +27,11 @@ peers [--rows TEXT] [--peers NAME,NAME...] [--rounds N] [--slice MILLISECONDS] [
 --slice   the CPU time of a case in one round (20 ms)
 --out     where the pictures and the table go (target/peers)
 ";
+
+/// The row that is measured once, in bytes.
+const MEMORY: &str = "idle memory";
+/// How many idle connections that are.
+const IDLE: usize = 5000;
 
 struct Arguments {
     rows: Vec<String>,
@@ -60,15 +69,25 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, serve, peer, kind, file] = &words[..]
+        && serve == "--serve"
+    {
+        // What a measuring process starts of itself.
+        return Ok(net::serve(peer, kind, Path::new(file))?);
+    }
     let arguments = arguments()?;
     // Where threads wake each other, another place each time would be most of what is measured.
     measure::pin(0);
-    let wanted = |case: &Case| {
-        let row = arguments.rows.is_empty() || arguments.rows.iter().any(|text| case.row.contains(&text[..]));
-        row && (arguments.peers.is_empty() || arguments.peers.iter().any(|peer| peer == case.peer))
-    };
+    raw::os::raise_descriptor_limit();
+    let is_peer = |name: &str| arguments.peers.is_empty() || arguments.peers.iter().any(|peer| peer == name);
+    let is_row =
+        |row: &str| arguments.rows.is_empty() || arguments.rows.iter().any(|text| row.contains(&text[..]));
     let mut rows: Vec<(String, Vec<Case>)> = Vec::new();
-    for case in tasks::cases().into_iter().filter(wanted) {
+    for case in tasks::cases().into_iter().chain(net::cases()) {
+        if !is_row(&case.row) || !is_peer(case.peer) {
+            continue;
+        }
         match rows.iter_mut().find(|row| row.0 == case.row) {
             Some(row) => row.1.push(case),
             None => rows.push((case.row.clone(), vec![case])),
@@ -79,10 +98,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("{name}");
         measured.push(Row { name, cases: measure::row(cases, arguments.plan) });
     }
-    let table = report::table(&measured);
+    let mut table = report::table(&measured);
+    if is_row(MEMORY) {
+        eprintln!("{MEMORY}");
+        table += &report::memory(MEMORY, &net::idle_memory(IDLE, is_peer)?);
+    }
     std::fs::create_dir_all(&arguments.out)?;
-    std::fs::write(arguments.out.join("tasks.md"), &table)?;
-    plot::write(&arguments.out.join("tasks.svg"), "CPU per operation, in one process", &measured)?;
+    std::fs::write(arguments.out.join("peers.md"), &table)?;
+    if !measured.is_empty() {
+        plot::write(&arguments.out.join("peers.svg"), "CPU per operation", &measured)?;
+    }
     println!("{table}");
     Ok(())
 }

@@ -68,3 +68,12 @@ fn time(ns: f64) -> String {
         _ => format!("{:.1} µs", ns / 1e3),
     }
 }
+
+/// One line for each peer.
+pub(crate) fn memory(title: &str, found: &[(&str, f64)]) -> String {
+    let mut text = format!("\n| {title} | per connection |\n|---|--:|\n");
+    for (peer, bytes) in found {
+        let _ = writeln!(text, "| {peer} | {:.2} KiB |", bytes / 1024.0);
+    }
+    text
+}

@@ -7,6 +7,7 @@ use compio::io::AsyncRead;
 use compio::net::UnixStream;
 use compio::runtime::{JoinHandle, RuntimeBuilder, spawn, spawn_blocking};
 use futures_util::future::join_all;
+use std::num::NonZero;
 use std::time::Duration;
 
 pub(crate) struct Compio;
@@ -15,6 +16,8 @@ pub(crate) struct Compio;
 pub(crate) fn driver() -> ProactorBuilder {
     let mut driver = ProactorBuilder::new();
     driver.capacity(4096).single_issuer(true).coop_taskrun(true).taskrun_flag(true);
+    // Its multishot receives fail where the pool is empty.
+    driver.buffer_pool_size(NonZero::new(2048).expect("it is not 0")).buffer_pool_buffer_len(16 << 10);
     driver
 }
 

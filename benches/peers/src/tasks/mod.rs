@@ -3,17 +3,19 @@
 //! A scenario is written once, over the traits in [`runtime`]; a peer implements those of which it has the thing, in the
 //! way that its documentation recommends.
 
-mod compio;
+pub(crate) mod compio;
 mod futures;
-mod glommio;
-mod monoio;
-mod ours;
-mod runtime;
+pub(crate) mod glommio;
+pub(crate) mod monoio;
+pub(crate) mod ours;
+mod reads;
+pub(crate) mod runtime;
 mod scenarios;
-mod smol;
-mod tokio;
+pub(crate) mod smol;
+pub(crate) mod tokio;
 
 use crate::measure::{Case, Cost};
+use reads::ReadFile;
 use runtime::{
     Cancel, CancelReceives, Channel, Event, FromThread, Lock, Oneshot, Runtime, Semaphore, Timeout, ToThread,
 };
@@ -101,15 +103,21 @@ impl Rows {
         self.add::<R, _>("timeout around a yield", 1, scenarios::timeout::<R>);
     }
 
-    fn from_thread<R: FromThread>(&mut self) {
+    fn threads_to_loop<R: FromThread>(&mut self) {
         for size in [1, 64, 1024] {
             self.add::<R, _>("thread to loop, stream", size, scenarios::from_thread::<R>);
         }
         self.add::<R, _>("thread to loop, one by one", 1, scenarios::from_thread_and_back::<R>);
     }
 
-    fn to_thread<R: ToThread>(&mut self) {
+    fn loop_to_thread<R: ToThread>(&mut self) {
         self.add::<R, _>("function in a thread", 1, scenarios::to_thread::<R>);
+    }
+
+    fn reads<R: ReadFile>(&mut self) {
+        for depth in [1, 32, 128] {
+            self.add::<R, _>("file read 4 KiB, at a time", depth, reads::reads::<R>);
+        }
     }
 
     fn of_ours<R>(&mut self)
@@ -136,8 +144,9 @@ impl Rows {
         self.event::<R>();
         self.oneshot::<R>();
         self.timeout::<R>();
-        self.from_thread::<R>();
-        self.to_thread::<R>();
+        self.threads_to_loop::<R>();
+        self.loop_to_thread::<R>();
+        self.reads::<R>();
     }
 
     fn of_tokio(&mut self) {
@@ -151,8 +160,9 @@ impl Rows {
         self.event::<tokio::Tokio>();
         self.oneshot::<tokio::Tokio>();
         self.timeout::<tokio::Tokio>();
-        self.from_thread::<tokio::Tokio>();
-        self.to_thread::<tokio::Tokio>();
+        self.threads_to_loop::<tokio::Tokio>();
+        self.loop_to_thread::<tokio::Tokio>();
+        self.reads::<tokio::Tokio>();
     }
 
     fn of_smol(&mut self) {
@@ -167,8 +177,9 @@ impl Rows {
         self.event::<smol::Smol>();
         self.oneshot::<smol::Smol>();
         self.timeout::<smol::Smol>();
-        self.from_thread::<smol::Smol>();
-        self.to_thread::<smol::Smol>();
+        self.threads_to_loop::<smol::Smol>();
+        self.loop_to_thread::<smol::Smol>();
+        self.reads::<smol::Smol>();
     }
 
     fn of_futures(&mut self) {
@@ -187,8 +198,9 @@ impl Rows {
         self.channel::<monoio::Monoio>("queue", &[1, 64]);
         self.oneshot::<monoio::Monoio>();
         self.timeout::<monoio::Monoio>();
-        self.from_thread::<monoio::Monoio>();
-        self.to_thread::<monoio::Monoio>();
+        self.threads_to_loop::<monoio::Monoio>();
+        self.loop_to_thread::<monoio::Monoio>();
+        self.reads::<monoio::Monoio>();
     }
 
     fn of_compio(&mut self) {
@@ -196,8 +208,9 @@ impl Rows {
         self.cancel::<compio::Compio>();
         self.cancel_receives::<compio::Compio>();
         self.timeout::<compio::Compio>();
-        self.from_thread::<compio::Compio>();
-        self.to_thread::<compio::Compio>();
+        self.threads_to_loop::<compio::Compio>();
+        self.loop_to_thread::<compio::Compio>();
+        self.reads::<compio::Compio>();
     }
 
     fn of_glommio(&mut self) {
@@ -209,7 +222,8 @@ impl Rows {
         self.channel::<glommio::Glommio>("stream", &[1, 64]);
         self.channel::<glommio::Glommio>("queue", &[1, 64]);
         self.timeout::<glommio::Glommio>();
-        self.from_thread::<glommio::Glommio>();
-        self.to_thread::<glommio::Glommio>();
+        self.threads_to_loop::<glommio::Glommio>();
+        self.loop_to_thread::<glommio::Glommio>();
+        self.reads::<glommio::Glommio>();
     }
 }

@@ -20,7 +20,7 @@ thread_local! {
     static EXECUTOR: &'static StaticLocalExecutor = Box::leak(Box::new(StaticLocalExecutor::new()));
 }
 
-fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+pub(crate) fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     EXECUTOR.with(|executor| executor.spawn(future))
 }
 
