@@ -83,7 +83,7 @@ readable!(
 // SAFETY: a static array does not move; it is behind a reference.
 unsafe impl<const N: usize> IoBuf for &'static [u8; N] {
     fn as_ptr(&self) -> *const u8 {
-        self.as_slice().as_ptr()
+        <[u8]>::as_ptr(*self)
     }
     fn len(&self) -> usize {
         N
