@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) inbound: Inbound,
     receiving: Cell<Receiving>,
     end: Cell<End>,
+    /// Somebody received the error that is the end.
+    told: Cell<bool>,
     pub(crate) receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     pub(crate) receive_claimed: Cell<bool>,
@@ -98,6 +100,7 @@ impl Shared {
             inbound: Inbound::default(),
             receiving: Cell::new(Receiving::Idle),
             end: Cell::new(End::Open),
+            told: Cell::new(false),
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
             outbound: Outbound::default(),
@@ -203,10 +206,13 @@ impl Shared {
         }
     }
 
-    /// Whether the connection is gone though the peer had not ended it, and no receive was told so.
+    /// Whether the connection is gone though the peer had not ended it, and nobody was told so.
     pub(crate) fn was_cut_off(&self) -> bool {
-        !matches!(self.end.get(), End::Failed(_))
-            && self.descriptor.with(|fd| Ok(control::was_cut_off(fd))).unwrap_or(false)
+        match self.end.get() {
+            // The kernel tells of a reset once, here a receive that nobody waited for.
+            End::Failed(errno) => errno == libc::ECONNRESET && !self.told.get(),
+            End::Open | End::Eof => self.descriptor.with(|fd| Ok(control::was_cut_off(fd))).unwrap_or(false),
+        }
     }
 
     /// How the stream ended, if it did and all bytes were taken.
@@ -219,6 +225,7 @@ impl Shared {
             }
             End::Eof => Some(Ok(())),
             End::Failed(errno) => {
+                self.told.set(true);
                 // Want of memory says nothing about the connection: who asks again tries again.
                 if errno == libc::ENOMEM {
                     self.end.set(End::Open);
