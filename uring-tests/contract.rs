@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{join, poll};
 use proactor::fs::{self, File};
 use proactor::net::{TcpListener, TcpStream, UnixStream};
-use proactor::{metrics, nop, spawn, timeout, yield_now};
+use proactor::{metrics, nop, spawn, timeout};
 
 use crate::harness::{Cx, Folder, Random, both_drivers, needs, open_descriptors, tcp_pair, turns, until};
 
@@ -314,7 +314,7 @@ async fn partly<T>(future: impl Future<Output = T>, polls: usize) -> Option<T> {
         if let Poll::Ready(value) = poll!(&mut future) {
             return Some(value);
         }
-        yield_now().await;
+        turns(1).await;
     }
     None
 }
@@ -329,9 +329,7 @@ fn c4_receives_dropped_at_any_moment_lose_no_byte(cx: Cx) {
                 let len = (1 + random.below(300)).min(TOTAL - sent);
                 theirs.send(pattern(sent, len)).await?;
                 sent += len;
-                for _ in 0..random.below(4) {
-                    yield_now().await;
-                }
+                turns(random.below(4)).await;
             }
             theirs.shutdown_write().await
         });

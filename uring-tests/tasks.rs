@@ -12,7 +12,7 @@ use std::time::Duration;
 use proactor::net::UnixStream;
 use proactor::{EventLoop, JoinError, Task, metrics, nop, sleep, spawn, yield_now};
 
-use crate::harness::{Cx, both_drivers, many};
+use crate::harness::{Cx, both_drivers, many, turns, until};
 
 both_drivers!(
     a_task_runs_beside_its_spawner_and_gives_its_result,
@@ -67,17 +67,6 @@ fn panic_text<T>(outcome: Result<T, JoinError>) -> String {
     let error = outcome.err().expect("the task panicked");
     assert!(matches!(error, JoinError::Panicked(_)), "{error}");
     error.panic_message().expect("the panic has a text").to_owned()
-}
-
-/// Lets the others run until `done`; fails after very many turns.
-pub(crate) async fn until(done: impl Fn() -> bool) {
-    for _ in 0..1_000_000 {
-        if done() {
-            return;
-        }
-        yield_now().await;
-    }
-    panic!("it never came to that");
 }
 
 fn a_task_runs_beside_its_spawner_and_gives_its_result(cx: Cx) {
@@ -278,14 +267,6 @@ fn a_task_has_a_number_a_name_and_a_place(cx: Cx) {
     });
 }
 
-/// Enough turns for everything that is ready to have run.
-pub(crate) async fn settle() {
-    for _ in 0..4 {
-        yield_now().await;
-        nop().await.expect("a nop");
-    }
-}
-
 fn a_task_may_wait_for_itself_and_is_dropped_in_the_end(cx: Cx) {
     let dropped = Rc::new(Cell::new(0));
     let event_loop = cx.builder().build().expect("a loop");
@@ -298,7 +279,7 @@ fn a_task_may_wait_for_itself_and_is_dropped_in_the_end(cx: Cx) {
             assert!(!task.is_finished());
             task.await.expect("it never comes to that");
         }));
-        settle().await;
+        turns(4).await;
         assert_eq!(metrics().tasks, 1, "it waits");
         spawn(async { 1 }).await
     });
@@ -405,7 +386,7 @@ fn tasks_that_are_left_are_dropped_when_the_loop_ends(cx: Cx) {
                 }
             }));
         }
-        settle().await;
+        turns(4).await;
         tasks
     });
     let mut tasks = run.expect("the loop runs");

@@ -208,10 +208,10 @@ fn a_million_timers_fire_or_are_cancelled(cx: Cx) {
 
 fn a_sleep_of_no_time_takes_a_turn(cx: Cx) {
     cx.run(async {
-        let ran = Rc::new(Cell::new(0));
-        let count = ran.clone();
+        let (ran, stop) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (count, end) = (ran.clone(), stop.clone());
         let other = spawn(async move {
-            for _ in 0..20 {
+            while !end.get() {
                 count.set(count.get() + 1);
                 yield_now().await;
             }
@@ -221,6 +221,7 @@ fn a_sleep_of_no_time_takes_a_turn(cx: Cx) {
             sleep(Duration::ZERO).await?;
             assert!(ran.get() > before, "the others have their turn");
         }
+        stop.set(true);
         other.await.map_err(io::Error::from)
     });
 }

@@ -14,8 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use proactor::net::{TcpListener, TcpStream, UnixStream};
 use proactor::{Task, metrics, nop, sleep, spawn, yield_now};
 
-use crate::harness::{Cx, both_drivers};
-use crate::tasks::{settle, until};
+use crate::harness::{Cx, both_drivers, turns, until};
 
 both_drivers!(
     tasks_run_in_the_order_in_which_they_became_ready,
@@ -86,7 +85,7 @@ impl Probe {
 fn a_woken_task_is_polled_once_however_often_it_was_woken(cx: Cx) {
     cx.run(async {
         let probe = Probe::spawn();
-        settle().await;
+        turns(4).await;
         assert_eq!(probe.polls.get(), 1, "nobody woke it");
         let waker = probe.waker();
         assert!(waker.will_wake(&waker.clone()));
@@ -95,7 +94,7 @@ fn a_woken_task_is_polled_once_however_often_it_was_woken(cx: Cx) {
             let copies = [waker.clone(), waker.clone()];
             copies.into_iter().take(1).for_each(Waker::wake);
         }
-        settle().await;
+        turns(4).await;
         assert_eq!(probe.polls.get(), 2);
         probe.finish().await;
         Ok::<_, io::Error>(())
@@ -107,19 +106,19 @@ fn a_stale_waker_never_reaches_the_next_task_of_its_slot(cx: Cx) {
         let mut stale = Vec::new();
         for _ in 0..100 {
             let probe = Probe::spawn();
-            settle().await;
+            turns(4).await;
             stale.push(probe.waker());
             probe.finish().await;
         }
         let probe = Probe::spawn();
-        settle().await;
+        turns(4).await;
         stale.iter().for_each(Waker::wake_by_ref);
-        settle().await;
+        turns(4).await;
         assert_eq!(probe.polls.get(), 1, "wakers of tasks that are over reach nobody");
         // From another thread one may cause a poll too many, and no more than that.
         let woken = stale.clone();
         thread::spawn(move || woken.iter().for_each(Waker::wake_by_ref)).join().expect("the thread ends");
-        settle().await;
+        turns(4).await;
         assert!(probe.polls.get() <= 2, "{} polls", probe.polls.get());
         probe.finish().await;
         Ok::<_, io::Error>(())
@@ -132,7 +131,7 @@ fn a_waker_outlives_its_task_and_its_loop(cx: Cx) {
         let event_loop = cx.builder().build().expect("a loop");
         let run = event_loop.run_until_complete(async {
             let probe = Probe::spawn();
-            settle().await;
+            turns(4).await;
             wakers.push(probe.waker());
             poll_fn(|cx| {
                 wakers.push(cx.waker().clone());
@@ -140,7 +139,7 @@ fn a_waker_outlives_its_task_and_its_loop(cx: Cx) {
             })
             .await;
             wakers.iter().for_each(Waker::wake_by_ref);
-            settle().await;
+            turns(4).await;
         });
         run.expect("the loop runs");
         wakers.iter().for_each(Waker::wake_by_ref);
@@ -259,12 +258,11 @@ fn a_connection_with_much_to_read_yields_to_other_tasks(cx: Cx) {
         assert!(poll_fn(|cx| Poll::Ready(server.poll_receive(cx).is_pending())).await);
         for _ in 0..CHUNKS {
             client.send("x").await?;
-            nop().await?;
-            yield_now().await;
+            turns(1).await;
         }
         until(|| metrics().buffers_in_use >= CHUNKS).await;
-        let (turns, stop) = (Rc::new(Cell::new(0_u32)), Rc::new(Cell::new(false)));
-        let (count, end) = (turns.clone(), stop.clone());
+        let (rounds, stop) = (Rc::new(Cell::new(0_u32)), Rc::new(Cell::new(false)));
+        let (count, end) = (rounds.clone(), stop.clone());
         let other = spawn(async move {
             while !end.get() {
                 count.set(count.get() + 1);
@@ -280,7 +278,7 @@ fn a_connection_with_much_to_read_yields_to_other_tasks(cx: Cx) {
         });
         let server = reader.await.map_err(io::Error::from)??;
         other.await.map_err(io::Error::from)?;
-        assert!(turns.get() >= 4, "the other task ran {} times while 600 chunks were read", turns.get());
+        assert!(rounds.get() >= 4, "the other task ran {} times while 600 chunks were read", rounds.get());
         drop((client, server));
         Ok::<_, io::Error>(())
     });

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use crate::error::Cancelled;
+use crate::runtime::Yield;
 use crate::runtime::core;
 use crate::runtime::here;
 use crate::runtime::scope::What;
@@ -21,26 +22,20 @@ use crate::runtime::wait::{Waiter, check};
 /// [`Cancelled`], if the scope is cancelled.
 #[doc(alias = "lowlevel.checkpoint")]
 pub fn checkpoint() -> Checkpoint {
-    Checkpoint { yielded: false }
+    Checkpoint(Yield::default())
 }
 
 /// The future of [`checkpoint`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
-pub struct Checkpoint {
-    yielded: bool,
-}
+pub struct Checkpoint(Yield);
 
 impl Future for Checkpoint {
     type Output = Result<(), Cancelled>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         ready!(check(cx))?;
-        if std::mem::replace(&mut self.yielded, true) {
-            return Poll::Ready(Ok(()));
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        self.0.poll(cx).map(Ok)
     }
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Core {
     tasks: RefCell<Slab<Entry>>,
     spawned: Cell<u32>,
     pub(super) ready: RefCell<VecDeque<Ready>>,
+    /// How many were taken from `ready` so far.
+    taken: Cell<u64>,
     pub(super) timers: RefCell<Timers>,
     pub(super) calls: RefCell<Slab<Callback>>,
     pub(super) calls_made: Cell<u64>,
@@ -75,7 +77,6 @@ pub(crate) struct Core {
     pub(crate) closed: Cell<bool>,
     /// The main future waits for the ends of all tasks.
     pub(crate) ending: Cell<bool>,
-    main_woken: Cell<bool>,
     main_waker: OnceCell<Waker>,
     /// How many waits for threads there are, which the driver does not know of.
     elsewhere: Cell<usize>,
@@ -184,6 +185,7 @@ impl Core {
             tasks: RefCell::default(),
             spawned: Cell::new(0),
             ready: RefCell::default(),
+            taken: Cell::new(0),
             timers: RefCell::default(),
             calls: RefCell::default(),
             calls_made: Cell::new(0),
@@ -191,7 +193,6 @@ impl Core {
             stopping: Cell::new(false),
             closed: Cell::new(false),
             ending: Cell::new(false),
-            main_woken: Cell::new(false),
             main_waker: OnceCell::new(),
             elsewhere: Cell::new(0),
             locals: Locals::default(),
@@ -342,11 +343,7 @@ impl Core {
             entry.queued = false;
             (entry.generation, entry.root, entry.task.clone())
         });
-        let Some((generation, root, task)) = found else { return };
-        let Some(task) = task else {
-            self.main_woken.set(true);
-            return;
-        };
+        let Some((generation, root, Some(task))) = found else { return };
         let key = TaskKey { loop_id: self.remote.id, slot, generation };
         budget::refill();
         let here = here::enter_task(self, slot, root, key.to_bits());
@@ -361,7 +358,7 @@ impl Core {
             // Outside the borrow: a result that nobody fetches is dropped here.
             contain(|| drop((gone, task)));
             if self.ending.get() {
-                self.main_woken.set(true);
+                self.wake_main();
             }
         }
     }
@@ -424,30 +421,45 @@ impl Core {
     }
 
     /// Runs what is ready, and what becomes ready by that, until so much has run that a look at I/O is worth its price.
-    fn run_ready(&self) {
-        let mut count = self.run_round();
-        while count < RUN_MIN
-            && !self.main_woken.get()
-            && !self.stopping.get()
-            && !self.ready.borrow().is_empty()
-        {
-            count += self.run_round();
-        }
-    }
-
-    /// Runs what is ready, at most as much as there was at the beginning. Returns how much that was.
-    fn run_round(&self) -> usize {
-        let count = self.ready.borrow().len().min(RUN_MAX);
-        for _ in 0..count {
-            let next = self.ready.borrow_mut().pop_front();
-            match next {
-                Some(Ready::Task(slot)) => self.run_task(slot),
-                Some(Ready::Call(slot)) => self.run_call(slot),
-                Some(Ready::Watched) => self.tell_watchers(),
-                None => break,
+    /// `main` polls the main future when its turn comes; true if that is done.
+    fn run_ready(&self, main: &mut dyn FnMut() -> bool) -> bool {
+        let mut count = 0;
+        while count < RUN_MIN && !self.ready.borrow().is_empty() {
+            // One round: at most as much as there was at its beginning.
+            let round = self.ready.borrow().len().min(RUN_MAX);
+            for _ in 0..round {
+                let next = self.ready.borrow_mut().pop_front();
+                self.taken.set(self.taken.get() + 1);
+                match next {
+                    Some(Ready::Task(MAIN)) => {
+                        self.tasks.borrow_mut()[MAIN as usize].queued = false;
+                        if main() {
+                            return true;
+                        }
+                    }
+                    Some(Ready::Task(slot)) => self.run_task(slot),
+                    Some(Ready::Call(slot)) => self.run_call(slot),
+                    Some(Ready::Watched) => self.tell_watchers(),
+                    None => break,
+                }
+            }
+            count += round;
+            // What was asked to stop ends with the round.
+            if self.stopping.get() {
+                break;
             }
         }
-        count
+        false
+    }
+
+    /// The number of the next thing to run; each that becomes ready has the next number.
+    pub(crate) fn ready_begin(&self) -> u64 {
+        self.taken.get()
+    }
+
+    /// The number that what becomes ready next will have.
+    pub(crate) fn ready_end(&self) -> u64 {
+        self.taken.get() + self.ready.borrow().len() as u64
     }
 
     /// Whether the next turn has something to do, without a look at the kernel.
@@ -462,7 +474,7 @@ impl Core {
 
     /// Submits, waits if there is nothing to run, and delivers completions.
     fn poll_driver(&self, may_wait: bool) -> io::Result<()> {
-        if !may_wait || !self.ready.borrow().is_empty() {
+        if !may_wait || self.stopping.get() || !self.ready.borrow().is_empty() {
             return self.driver.poll(Wait::No);
         }
         let next = self.timers.borrow().next();
@@ -489,15 +501,17 @@ impl Core {
         Ok(())
     }
 
-    /// One turn: what other threads want, due timers, ready tasks, I/O.
-    pub(crate) fn turn(self: &Rc<Self>, may_wait: impl Fn() -> bool) -> io::Result<()> {
+    /// One turn: what other threads want, due timers, what is ready, I/O. True if `main` said that it is done.
+    pub(crate) fn turn(self: &Rc<Self>, may_wait: bool, main: &mut dyn FnMut() -> bool) -> io::Result<bool> {
         self.take_news();
         self.look_at_watched_descriptors()?;
         self.fire_due();
-        self.run_ready();
-        self.poll_driver(may_wait())?;
+        if self.run_ready(main) {
+            return Ok(true);
+        }
+        self.poll_driver(may_wait)?;
         self.look_after_watched();
-        Ok(())
+        Ok(false)
     }
 
     /// Polls the main future in its scope.
@@ -518,17 +532,12 @@ impl Core {
         polled
     }
 
+    pub(crate) fn wake_main(&self) {
+        self.wake(MAIN, None);
+    }
+
     fn main_waker(&self) -> &Waker {
         self.main_waker.get().expect("set when the loop was made")
-    }
-
-    /// Whether the main future was woken since the last call.
-    pub(crate) fn take_main_woken(&self) -> bool {
-        self.main_woken.replace(false)
-    }
-
-    pub(crate) fn is_main_woken(&self) -> bool {
-        self.main_woken.get()
     }
 
     /// Ends everything: tasks, callbacks, timers, operations. Returns how many operations had to be leaked.

@@ -381,17 +381,9 @@ impl EventLoop {
         }
         let _running = self.begin_run()?;
         let _entered = core::enter(core);
-        // A main future that was woken while the loop did not run has its turn first.
-        let mut done = main();
-        while !done {
-            core.turn(|| !core.stopping.get() && !core.is_main_woken())?;
-            if core.take_main_woken() {
-                done = main();
-            }
-            if core.stopping.get() {
-                break;
-            }
-        }
+        // Its first poll; of later ones its wakers tell.
+        core.wake_main();
+        while !core.turn(true, main)? && !core.stopping.get() {}
         // What the last turn asked for must not wait for the next run: a stream that was dropped takes a cancel, its
         // completion, and then a close.
         for _ in 0..3 {

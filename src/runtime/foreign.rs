@@ -39,7 +39,7 @@ impl EventLoop {
         let core = &self.core;
         let _running = self.begin_run()?;
         let _entered = core::enter(core);
-        core.turn(|| false)?;
+        core.turn(false, &mut || false)?;
         core.driver.settle()?;
         if core.has_ready() || !core.driver.fall_asleep() {
             return Ok(Some(Duration::ZERO));

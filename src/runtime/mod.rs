@@ -115,24 +115,41 @@ pub fn metrics() -> Metrics {
 /// # Cancel safety
 /// *Nothing is lost.*
 pub fn yield_now() -> YieldNow {
-    YieldNow { yielded: false }
+    YieldNow(Yield::default())
 }
 
 /// The future of [`yield_now`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
-pub struct YieldNow {
-    yielded: bool,
-}
+pub struct YieldNow(Yield);
 
 impl Future for YieldNow {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.yielded, true) {
+        let polled = self.0.poll(cx);
+        if polled.is_pending() {
+            here::put_off(PutOff::Yield);
+        }
+        polled
+    }
+}
+
+/// Waits until everything has run that was ready when it was first polled.
+#[derive(Debug, Default)]
+pub(crate) struct Yield {
+    /// Where the ready queue ended then.
+    end: Option<u64>,
+}
+
+impl Yield {
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(core) = core::try_current() else { return Poll::Ready(()) };
+        let end = *self.end.get_or_insert_with(|| core.ready_end() + 1);
+        // Woken by another at the same time, the task may stand before the end.
+        if core.ready_begin() >= end {
             return Poll::Ready(());
         }
-        here::put_off(PutOff::Yield);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
