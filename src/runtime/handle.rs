@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use crate::driver::DriverReport;
 use crate::error::JoinError;
+use crate::runtime::away::Away;
 use crate::runtime::core::{self, Core};
 use crate::runtime::outcome::{Arrival, Outcome, Promise};
 use crate::runtime::park::block_on;
 use crate::runtime::remote::Remote;
+use crate::runtime::scope::What;
 use crate::runtime::task::Task;
 use crate::runtime::wait::check;
 
@@ -87,7 +89,7 @@ impl LoopHandle {
             let task = core.spawn(async move { function().await }, spawned_at);
             drop(core.spawn(Relay { task, promise: Some(promise), canceller: theirs }, spawned_at));
         })?;
-        Ok(RemoteTask { outcome, canceller, remote: self.remote })
+        Ok(RemoteTask { outcome, canceller, remote: self.remote, away: Away::default() })
     }
 
     /// Whether the loop runs on this thread.
@@ -165,6 +167,8 @@ impl<T> Future for Relay<T> {
     }
 }
 
+const REMOTE: What = What(&"a task of another thread's loop");
+
 /// A task in another thread's loop. Wait for it, or await it in a loop of your own; dropping it detaches the task.
 ///
 /// # Cancel safety
@@ -174,6 +178,7 @@ pub struct RemoteTask<T> {
     outcome: Arc<Outcome<T>>,
     canceller: Arc<Canceller>,
     remote: &'static Remote,
+    away: Away,
 }
 
 impl<T> RemoteTask<T> {
@@ -213,12 +218,13 @@ impl<T> RemoteTask<T> {
 impl<T> Future for RemoteTask<T> {
     type Output = Result<T, JoinError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(result) = self.outcome.poll(cx) {
+            self.away.clear();
             return Poll::Ready(result);
         }
-        // No wait is entered into the scope, since this may go to another thread: the scope polls its body anyway.
         ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
+        self.away.register(cx, REMOTE);
         Poll::Pending
     }
 }

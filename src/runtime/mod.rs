@@ -1,5 +1,6 @@
 //! Who runs next: the loop, its tasks and wakers, its timers, and the door for other threads.
 
+pub(crate) mod away;
 pub(crate) mod budget;
 pub(crate) mod calls;
 pub(crate) mod cancelling;

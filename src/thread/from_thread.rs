@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Cancelled;
-use crate::runtime::LoopHandle;
+use crate::runtime::{Canceller, LoopHandle};
 
 /// Which loop waits for the function that runs on this thread.
 #[derive(Clone)]
@@ -14,7 +14,51 @@ pub(crate) struct Host {
     pub(crate) handle: LoopHandle,
     /// The wait was cancelled or given up.
     pub(crate) cancelled: Arc<AtomicBool>,
+    pub(crate) guest: Arc<Guest>,
 }
+
+/// The task that a function in a thread has in the loop, and waits for. It goes when the loop gives the function up.
+#[derive(Default)]
+pub(crate) struct Guest(Mutex<Stay>);
+
+#[derive(Default)]
+struct Stay {
+    canceller: Option<Arc<Canceller>>,
+    is_over: bool,
+}
+
+impl Guest {
+    fn stay(&self) -> MutexGuard<'_, Stay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What cancels the next task. An error if the function was given up before.
+    fn enter(&self) -> io::Result<Arc<Canceller>> {
+        let mut stay = self.stay();
+        if stay.is_over {
+            return Err(Cancelled::with_message(GIVEN_UP).into());
+        }
+        Ok(stay.canceller.insert(Arc::default()).clone())
+    }
+
+    fn leave(&self) {
+        self.stay().canceller = None;
+    }
+
+    /// The function was given up.
+    pub(crate) fn send_away(&self) {
+        let canceller = {
+            let mut stay = self.stay();
+            stay.is_over = true;
+            stay.canceller.take()
+        };
+        if let Some(canceller) = canceller {
+            canceller.cancel(GIVEN_UP);
+        }
+    }
+}
+
+const GIVEN_UP: &str = "nobody waits for the function in the thread any more";
 
 thread_local! {
     static HOST: RefCell<Option<Host>> = const { RefCell::new(None) };
@@ -42,9 +86,14 @@ impl Host {
 /// Runs an async closure as a task in the loop that waits for this thread, and blocks until it is done. The closure is
 /// sent there; its future is made there and need not be `Send`.
 ///
+/// The task is cancelled when the wait for this thread is given up: dropped, or cancelled with
+/// [`abandon_on_cancel`](crate::thread::to_thread::RunSync::abandon_on_cancel). A wait that a cancel does not end does not
+/// end the task either.
+///
 /// # Errors
 /// If this thread runs no function of [`to_thread::run_sync`](crate::thread::to_thread::run_sync), if the loop ended, or
-/// if the task panicked or was cancelled.
+/// if the task panicked. [`Cancelled`], as an [`io::Error`], if the task was cancelled, or the wait for this thread given
+/// up before.
 ///
 /// # Examples
 /// ```
@@ -64,7 +113,11 @@ where
     F: AsyncFnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    Host::here()?.handle.spawn(function)?.wait(None)
+    let host = Host::here()?;
+    let canceller = host.guest.enter()?;
+    let result = host.handle.spawn_with(canceller, function).and_then(|mut task| task.wait(None));
+    host.guest.leave();
+    result
 }
 
 /// Calls `function` on the thread of the loop that waits for this thread, and blocks until it returns.

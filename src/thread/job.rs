@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use crate::driver::workers::{self, Refused, Workers};
 use crate::error::{Closed, JoinError};
+use crate::runtime::away::Away;
 use crate::runtime::core::{self, Core, Elsewhere};
 use crate::runtime::outcome::{Arrival, Outcome, Promise};
 use crate::runtime::park::block_on;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
 use crate::sync::CapacityToken;
+use crate::thread::from_thread::Guest;
 
 const THREAD: What = What(&"a function in a thread");
 
@@ -60,6 +62,7 @@ pub(crate) fn may_block() -> io::Result<()> {
 pub struct Job<T> {
     outcome: Arc<Outcome<T>>,
     pool: Pool,
+    away: Away,
 }
 
 impl<T: Send + 'static> Job<T> {
@@ -71,7 +74,7 @@ impl<T: Send + 'static> Job<T> {
         });
         let work = Work { id: Arc::as_ptr(&outcome).addr(), run };
         match Workers::submit(pool, work) {
-            Ok(()) => Ok(Self { outcome, pool: pool.clone() }),
+            Ok(()) => Ok(Self { outcome, pool: pool.clone(), away: Away::default() }),
             Err(Refused::Closed(_)) => Err(Closed::new("the executor").into()),
             Err(Refused::NoThread(_, error)) => Err(error),
         }
@@ -112,12 +115,13 @@ impl<T> Job<T> {
 impl<T> Future for Job<T> {
     type Output = Result<T, JoinError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(result) = self.outcome.poll(cx) {
+            self.away.clear();
             return Poll::Ready(result);
         }
-        // No wait is entered into the scope, since this may go to another thread: the scope polls its body anyway.
         ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
+        self.away.register(cx, THREAD);
         Poll::Pending
     }
 }
@@ -135,6 +139,8 @@ pub(crate) struct InPool<T: Send + 'static> {
     abandons: bool,
     /// Told to the function, should it ask: nobody wants its result any more.
     cancelled: Arc<AtomicBool>,
+    /// What the function has in the loop is not wanted then either.
+    guest: Arc<Guest>,
     waiter: Waiter,
     /// What a limiter gave for it.
     token: Option<CapacityToken>,
@@ -152,6 +158,7 @@ impl<T: Send + 'static> InPool<T> {
             job: Job::start(pool, function)?,
             abandons: false,
             cancelled: Arc::default(),
+            guest: Arc::default(),
             waiter: Waiter::new(),
             token: None,
             elsewhere: Elsewhere::new(core),
@@ -164,9 +171,10 @@ impl<T: Send + 'static> InPool<T> {
         self
     }
 
-    /// The function learns by this that the wait was cancelled.
-    pub(crate) fn tells(mut self, cancelled: Arc<AtomicBool>) -> Self {
+    /// The function learns by the flag that the wait was cancelled; its guest is cancelled if the wait is given up.
+    pub(crate) fn tells(mut self, cancelled: Arc<AtomicBool>, guest: Arc<Guest>) -> Self {
         self.cancelled = cancelled;
+        self.guest = guest;
         self
     }
 
@@ -201,6 +209,7 @@ impl<T: Send + 'static> Drop for InPool<T> {
             return;
         }
         self.cancelled.store(true, Ordering::SeqCst);
+        self.guest.send_away();
         if self.job.cancel() {
             return;
         }

@@ -13,7 +13,7 @@ use crate::error::{Cancelled, JoinError};
 use crate::runtime::LoopHandle;
 use crate::runtime::core::{self, Core};
 use crate::sync::{AcquireToken, CapacityLimiter, CapacityToken};
-use crate::thread::from_thread::Host;
+use crate::thread::from_thread::{Guest, Host};
 use crate::thread::job::{InPool, Pool};
 
 /// Of the default limiter, as in AnyIO.
@@ -126,10 +126,11 @@ where
     T: Send + 'static,
 {
     fn start(&self, function: F, token: CapacityToken) -> Result<InPool<T>, JoinError> {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let host = Host { handle: LoopHandle::of(&self.core), cancelled: cancelled.clone() };
+        let (cancelled, guest) = (Arc::<AtomicBool>::default(), Arc::<Guest>::default());
+        let handle = LoopHandle::of(&self.core);
+        let host = Host { handle, cancelled: cancelled.clone(), guest: guest.clone() };
         match InPool::start(&self.core, &THREADS, move || host.run(function)) {
-            Ok(job) => Ok(job.abandons(self.abandons).tells(cancelled).holds(token)),
+            Ok(job) => Ok(job.abandons(self.abandons).tells(cancelled, guest).holds(token)),
             Err(error) => Err(JoinError::Cancelled(Cancelled::with_message(&error.to_string()))),
         }
     }

@@ -4,18 +4,20 @@
 //! `to_process.run_sync` (`cancellable`); asyncio's of futures of executors and `run_coroutine_threadsafe`.
 
 use std::cell::Cell;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::thread;
 
-use proactor::cancel::CancelScope;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proactor::cancel::{CancelScope, sleep_forever};
 use proactor::event_loop::run_in_executor;
 use proactor::sync::CapacityLimiter;
 use proactor::thread::{Executor, channel, from_thread, to_thread};
-use proactor::{JoinError, Task, sleep, spawn};
+use proactor::{JoinError, Task, metrics, sleep, spawn};
 
 use crate::harness::{Cx, both_drivers, turns, until};
 use crate::threads::LIMIT;
@@ -37,6 +39,11 @@ both_drivers!(
     a_remote_task_that_refuses_its_cancel_gives_its_result,
     a_remote_task_is_told_of_a_cancel_before_it_began,
     a_cancelled_wait_for_a_shutdown_is_answered,
+    a_task_of_a_function_that_is_given_up_is_cancelled,
+    a_task_of_a_function_that_is_waited_for_goes_on,
+    a_remote_task_in_a_set_of_futures_answers_a_cancel,
+    a_function_of_an_executor_in_a_set_of_futures_answers_a_cancel,
+    a_remote_task_that_leaves_its_thread_takes_its_wait_along,
 );
 
 /// A task that runs `body` in the scope.
@@ -328,5 +335,121 @@ fn a_cancelled_wait_for_a_shutdown_is_answered(cx: Cx) {
         assert_eq!(task.await??, None);
         drop(release);
         executor.shutdown(LIMIT).await
+    });
+}
+
+/// What a thread asks of the loop runs in the scope of its host: AnyIO's `from_thread.run`.
+fn a_task_of_a_function_that_is_given_up_is_cancelled(cx: Cx) {
+    cx.run(async {
+        let scope = CancelScope::new();
+        let (tell, told) = mpsc::channel();
+        let (begin, begins) = mpsc::channel();
+        let work = move || {
+            let ended = from_thread::run(async move || {
+                begin.send(()).expect("somebody waits");
+                sleep_forever().await
+            });
+            // The task itself tells that it was cancelled; another is not begun.
+            let next = from_thread::run(async || ()).map_err(|error| error.to_string());
+            tell.send((ended.map(|ended| ended.is_err()).ok(), next)).expect("somebody waits");
+        };
+        let task =
+            within(&scope, async move { Ok(to_thread::run_sync(work).abandon_on_cancel(true).await?) });
+        until(|| begins.try_recv().is_ok()).await;
+        scope.cancel();
+        assert_eq!(task.await??, None);
+        let mut end = None;
+        until(|| {
+            end = told.try_recv().ok();
+            end.is_some()
+        })
+        .await;
+        let (ended, next) = end.expect("the function goes on");
+        assert_eq!(ended, Some(true));
+        let error = next.expect_err("given up");
+        assert!(error.contains("nobody waits for the function"), "{error}");
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_task_of_a_function_that_is_waited_for_goes_on(cx: Cx) {
+    cx.run(async {
+        let scope = CancelScope::new();
+        let (begin, begins) = mpsc::channel();
+        let (release, released) = channel::<()>(0);
+        let work = move || {
+            from_thread::run(async move || {
+                begin.send(()).expect("somebody waits");
+                released.receive().await.is_ok()
+            })
+        };
+        let task = within(&scope, async move { Ok(to_thread::run_sync(work).await?) });
+        until(|| begins.try_recv().is_ok()).await;
+        scope.cancel();
+        turns(5).await;
+        assert!(!task.is_finished());
+        drop(release);
+        assert_eq!(task.await??.transpose()?, Some(true));
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// Runs a set of futures that polls `waiting` only when it is woken, cancels their scope, and expects `waiting`, not the
+/// scope, to have answered.
+async fn in_a_set_of_futures<T>(
+    waiting: impl Future<Output = Result<T, JoinError>> + 'static,
+) -> io::Result<()> {
+    let (scope, answered) = (CancelScope::new(), Rc::new(Cell::new(false)));
+    let answer = answered.clone();
+    let task = within(&scope, async move {
+        let mut set: FuturesUnordered<_> = std::iter::once(waiting).collect();
+        let ended = set.next().await.expect("one future");
+        answer.set(matches!(ended, Err(JoinError::WaitCancelled(_))));
+        Ok(ended.map(drop)?)
+    });
+    turns(3).await;
+    scope.cancel();
+    assert_eq!(task.await??, None);
+    assert!(answered.get());
+    Ok(())
+}
+
+fn a_remote_task_in_a_set_of_futures_answers_a_cancel(cx: Cx) {
+    cx.run(async {
+        let mut remote = proactor::current()?.spawn(async || pending::<()>().await)?;
+        let waiting = async move {
+            let ended = (&mut remote).await;
+            remote.cancel("enough");
+            ended
+        };
+        in_a_set_of_futures(waiting).await
+    });
+}
+
+fn a_function_of_an_executor_in_a_set_of_futures_answers_a_cancel(cx: Cx) {
+    cx.run(async {
+        let executor = Executor::new();
+        let (release, released) = mpsc::channel::<()>();
+        let job = executor.submit(move || released.recv().is_err())?;
+        in_a_set_of_futures(job).await?;
+        drop(release);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_remote_task_that_leaves_its_thread_takes_its_wait_along(cx: Cx) {
+    cx.run(async {
+        let (release, released) = channel::<()>(0);
+        let remote = proactor::current()?.spawn(async move || released.receive().await.is_ok())?;
+        let mut set: FuturesUnordered<_> = std::iter::once(remote).collect();
+        turns(3).await;
+        let without = metrics().waits;
+        assert!(poll_fn(|cx| Poll::Ready(set.poll_next_unpin(cx).is_pending())).await);
+        assert_eq!(metrics().waits, without + 1);
+        let remote = std::mem::take(&mut set).into_iter().next().expect("one future");
+        thread::spawn(move || drop(remote)).join().expect("the thread ends");
+        until(|| metrics().waits == without).await;
+        drop(release);
+        Ok::<_, io::Error>(())
     });
 }
