@@ -80,6 +80,25 @@
 //! | `Queue`, `LifoQueue`, `PriorityQueue` | [`Queue`](crate::sync::Queue) |
 //! | `create_memory_object_stream` | [`memory_object_stream`](crate::stream::memory_object_stream) |
 //!
+//! # Threads and worker processes
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `to_thread`, `to_thread.run_sync` with `abandon_on_cancel`, `limiter` | [`to_thread::run_sync`](crate::thread::to_thread::run_sync), [`abandon_on_cancel`](crate::thread::to_thread::RunSync::abandon_on_cancel), [`limiter`](crate::thread::to_thread::RunSync::limiter) |
+//! | `current_default_thread_limiter` | [`current_default_thread_limiter`](crate::thread::to_thread::current_default_thread_limiter) |
+//! | `from_thread.run`, `run_sync`, `check_cancelled` | [`from_thread::run`](crate::thread::from_thread::run), [`from_thread::run_sync`](crate::thread::from_thread::run_sync), [`check_cancelled`](crate::thread::from_thread::check_cancelled) |
+//! | `start_blocking_portal`, `BlockingPortal` | [`start_blocking_portal`](crate::thread::start_blocking_portal), [`BlockingPortal`](crate::thread::BlockingPortal) |
+//! | `run_coroutine_threadsafe`, `wrap_future` | [`LoopHandle::spawn`](crate::LoopHandle::spawn); a [`RemoteTask`](crate::RemoteTask) is waited for in a thread and awaited in a loop |
+//! | `ThreadPoolExecutor` | [`Executor`](crate::thread::Executor) |
+//! | `to_process.run_sync` with `cancellable`, `limiter` | [`to_process::run_sync`](crate::process::to_process::run_sync): the functions are registered in `main`, their arguments and results are bytes |
+//! | `current_default_process_limiter` | [`current_default_process_limiter`](crate::process::to_process::current_default_process_limiter) |
+//!
+//! # Names and connecting
+//! | asyncio, AnyIO | here |
+//! |---|---|
+//! | `getaddrinfo`, `getnameinfo` | [`getaddrinfo`](crate::net::getaddrinfo), [`getnameinfo`](crate::net::getnameinfo); for addresses to connect to, [`lookup_host`](crate::net::lookup_host) |
+//! | `connect_tcp` with `happy_eyeballs_delay`, `local_host` | [`connect_tcp`](crate::net::connect_tcp) |
+//! | `create_tcp_listener` | [`TcpListener::bind`](crate::net::TcpListener::bind), [`TcpListener::builder`](crate::net::TcpListener::builder) |
+//!
 //! # Datagrams, UNIX sockets, pipes
 //! | asyncio, AnyIO | here |
 //! |---|---|
