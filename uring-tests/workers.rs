@@ -80,9 +80,10 @@ fn echoes(stream: &mut StdTcpStream) -> bool {
 
 /// Whether the other side has ended the connection.
 fn is_ended(stream: &mut StdTcpStream) -> bool {
-    match stream.read(&mut [0]) {
-        Ok(count) => count == 0,
-        Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+    // Unlike `read` it goes on when a signal (or what the kernel treats as one) interrupts it.
+    match stream.read_exact(&mut [0]) {
+        Ok(()) => false,
+        Err(error) => matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
     }
 }
 

@@ -190,10 +190,13 @@ pub(super) fn corresponds<F: DatagramFamily>(
     let storm = storm.clone();
     spawn(async move {
         let done = Event::new();
-        let poster = spawn(posts(storm.clone(), Rc::new(pair.0), done.clone()));
-        let received = join(spawn(collects(storm, Rc::new(pair.1)))).await?;
+        let (here, there) = (Rc::new(pair.0), Rc::new(pair.1));
+        let poster = spawn(posts(storm.clone(), here, done.clone()));
+        let received = join(spawn(collects(storm, there.clone()))).await?;
         done.set();
         join(poster).await?.check(&received, may_lose);
+        // Not before: who sends to nobody is refused.
+        drop(there);
         Ok(())
     })
 }
