@@ -329,7 +329,8 @@ impl Messages {
         let answered = match outcome(result) {
             Ok(count) => {
                 let count = count as usize;
-                if count == 0 && incoming.sent() == 0 && self.is_end() {
+                // Without room nothing comes either.
+                if count == 0 && buf.capacity() > 0 && incoming.sent() == 0 && self.is_end() {
                     self.ended.set(true);
                 }
                 answer(count, look(Came::with(&mut incoming)), buf)

@@ -24,13 +24,16 @@ impl Landing {
         if let Some(id) = self.taken {
             return (pool.address(id.into()).cast_mut(), pool.buffer_size());
         }
+        if let Some(spare) = &mut self.spare {
+            return (spare.as_mut_ptr(), spare.capacity().min(spare_size));
+        }
         match pool.take() {
             Some(taken) => {
                 self.taken = Some(taken.id);
                 (taken.address, taken.size)
             }
             None => {
-                let spare = self.spare.get_or_insert_with(|| Vec::with_capacity(spare_size));
+                let spare = self.spare.insert(Vec::with_capacity(spare_size));
                 (spare.as_mut_ptr(), spare_size)
             }
         }

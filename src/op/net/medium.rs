@@ -125,7 +125,11 @@ impl Medium {
         // SAFETY: the caller's promise.
         let parts = unsafe { &*header };
         if self == Self::Shared {
-            // SAFETY: the caller's promise; there is one part at least.
+            // Only empty buffers: then the parts may be nowhere.
+            if parts.msg_iovlen == 0 {
+                return 0;
+            }
+            // SAFETY: the caller's promise, and there is one part at least.
             let first = unsafe { &*parts.msg_iov };
             // SAFETY: the caller's promise.
             return unsafe { self.send_now(fd, first.iov_base.cast(), first.iov_len) };
