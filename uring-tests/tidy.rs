@@ -190,6 +190,17 @@ fn nothing_is_left_behind() {
 }
 
 #[test]
+fn the_library_does_not_panic_for_want_of_a_standard_error() {
+    let macros = [concat!("eprint", "ln!("), concat!("eprint", "!(")];
+    let mut offences = Vec::new();
+    for file in sources(&["src"]) {
+        let lines = file.code().filter(|(_, line)| macros.iter().any(|name| line.contains(name)));
+        offences.extend(lines.map(|(number, line)| format!("{}:{number}: {}", file.path, line.trim())));
+    }
+    assert_none("these panic where nobody reads: use runtime::exception::say", offences);
+}
+
+#[test]
 fn no_path_of_somebodys_machine() {
     let mut offences = Vec::new();
     let homes = [concat!("/ho", "me/"), concat!("/wo", "rk/")];

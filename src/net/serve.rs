@@ -15,6 +15,7 @@ use slab::Slab;
 
 use crate::error::{JoinError, panic_message};
 use crate::net::{Family, Listener, Stream};
+use crate::runtime::exception;
 use crate::runtime::scope::{NONE, What};
 use crate::runtime::task::{self, Ending};
 use crate::runtime::wait::Waiter;
@@ -171,7 +172,7 @@ impl<F: Family> Listener<F> {
             handler,
             connections_max: usize::MAX,
             drain: Duration::ZERO,
-            on_error: Rc::new(|error| eprintln!("proactor: {error}")),
+            on_error: Rc::new(|error| exception::say(error)),
         }
     }
 }

@@ -133,15 +133,19 @@ impl Exceptions {
 /// name.
 pub(crate) fn tell(context: &ExceptionContext) {
     #[cfg(feature = "log")]
-    match context.kind {
-        ExceptionKind::Slow | ExceptionKind::Pending => log::warn!("{context}"),
-        _ => log::error!("{context}"),
+    if matches!(context.kind, ExceptionKind::Slow | ExceptionKind::Pending) {
+        return log::warn!("{context}");
     }
+    say(context);
+}
+
+/// As [`tell`], for what has no context. Unlike `eprintln!` it does not panic where standard error is gone: then nobody
+/// is left to tell.
+pub(crate) fn say(what: &dyn fmt::Display) {
+    #[cfg(feature = "log")]
+    log::error!("{what}");
     #[cfg(not(feature = "log"))]
-    {
-        // Without a standard error nobody is left to tell.
-        let _ = io::Write::write_all(&mut io::stderr(), format!("proactor: {context}\n").as_bytes());
-    }
+    let _ = io::Write::write_all(&mut io::stderr(), format!("proactor: {what}\n").as_bytes());
 }
 
 impl Core {

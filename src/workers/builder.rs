@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use crate::runtime::exception;
 use crate::runtime::{Builder, EventLoop, LoopHandle};
 use crate::sys::affinity;
 use crate::workers::Workers;
@@ -41,7 +42,7 @@ impl Default for WorkersBuilder {
             count: None,
             cpus: Cpus::Any,
             event_loop: None,
-            on_failure: Arc::new(|failed| eprintln!("proactor: {failed}")),
+            on_failure: Arc::new(|failed| exception::say(failed)),
             clean_up: Duration::from_secs(10),
         }
     }

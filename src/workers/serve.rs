@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::Closed;
 use crate::net::{ServeError, TcpListener, TcpListenerBuilder, TcpStream};
+use crate::runtime::exception;
 use crate::thread::to_thread;
 use crate::workers::failure::WorkersFailed;
 use crate::workers::phase::Change;
@@ -43,7 +44,7 @@ where
         listener: TcpListener::builder(),
         connections_max: usize::MAX,
         drain: DRAIN,
-        on_error: Arc::new(|error| eprintln!("proactor: {error}")),
+        on_error: Arc::new(|error| exception::say(error)),
     }
 }
 

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 use crate::cancel::TaskGroup;
 use crate::error::MayBeCancelled;
 use crate::runtime::cancelling::cancellation_here;
+use crate::runtime::exception;
 use crate::stream::tls::attribute::TlsAttribute;
 use crate::stream::tls::stream::TlsStream;
 use crate::stream::tls::wrap::HandshakeFailed;
@@ -62,7 +63,7 @@ impl<S: ByteStream + 'static> Shared<S> {
 impl<L: Listener> TlsListener<L> {
     /// TLS on what `listener` brings, with the configuration of a server.
     pub fn new(listener: L, config: Arc<ServerConfig>) -> Self {
-        let on_error = Rc::new(|failed: HandshakeFailed<_>| eprintln!("proactor: {failed}"));
+        let on_error = Rc::new(|failed: HandshakeFailed<_>| exception::say(&failed));
         let shared = Shared { config, standard_compatible: true, limit: Duration::from_secs(30), on_error };
         Self { listener, shared }
     }

@@ -35,6 +35,10 @@ impl Session {
 
     /// The server's side.
     pub(crate) fn server(config: Arc<ServerConfig>) -> io::Result<Self> {
+        if config.max_early_data_size > 0 {
+            let text = "data of clients before the handshake is not supported: set max_early_data_size to 0";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         Ok(Self::of(ServerConnection::new(config).map_err(tls_error)?.into()))
     }
 

@@ -356,14 +356,20 @@ impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
             self.receiver.wake();
             self.sender.wake();
             let is_well = !matches!(*self.end.borrow(), Some(End::Failed(_) | End::Truncated));
-            let ended = match (is_well && !self.session.borrow().is_handshaking(), self.standard_compatible) {
-                (false, _) => Ok(()),
-                (true, true) => fail_after(FAREWELL, self.farewell(true)).await,
-                (true, false) => self.end_sending().await,
-            };
-            let closed = self.get_ref().aclose().await;
-            below.0 = None;
-            ended.and(closed)
+            // A peer that takes nothing must not hold the stream: what is not done in time is given up, and `below`
+            // closes without waiting.
+            fail_after(FAREWELL, async {
+                let ended =
+                    match (is_well && !self.session.borrow().is_handshaking(), self.standard_compatible) {
+                        (false, _) => Ok(()),
+                        (true, true) => self.farewell(true).await,
+                        (true, false) => self.end_sending().await,
+                    };
+                let closed = self.get_ref().aclose().await;
+                below.0 = None;
+                ended.and(closed)
+            })
+            .await
         }
     }
 }
