@@ -1,7 +1,8 @@
 //! What broke once, each by name: bugs that a reviewer found, and that must not come back.
 
 use std::future::Future;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
@@ -18,7 +19,7 @@ use proactor::thread::to_thread;
 use proactor::{EventLoop, JoinError, nop, spawn, timeout, yield_now};
 use socket2::{MsgHdr, SockRef};
 
-use crate::harness::{Cx, both_drivers, needs, open_descriptors};
+use crate::harness::{Cx, both_drivers, needs, open_descriptors, turns};
 
 both_drivers!(
     a_failed_send_gives_up_what_was_written_behind_it,
@@ -39,6 +40,7 @@ both_drivers!(
     a_foreign_waker_that_panics_leaves_no_task_behind,
     an_address_in_use_keeps_its_errno,
     what_the_last_turn_closed_is_closed_while_the_loop_is_parked,
+    a_receive_that_takes_the_last_bytes_does_not_hide_the_end,
 );
 
 /// Far beyond what anything here takes.
@@ -520,6 +522,27 @@ fn a_foreign_waker_that_panics_leaves_no_task_behind(cx: Cx) {
         assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         eventually("the end of the task", || proactor::metrics().tasks == 0).await;
         assert_eq!(task.await.expect("its result"), 7);
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// On epoll the end is told of once, with the bytes before it.
+fn a_receive_that_takes_the_last_bytes_does_not_hide_the_end(cx: Cx) {
+    cx.run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut theirs = std::net::TcpStream::connect(listener.local_addr()?)?;
+        let ours = Rc::new(listener.accept().await?);
+        let first = spawn({
+            let ours = ours.clone();
+            async move { ours.receive_into(Vec::with_capacity(1)).await }
+        });
+        turns(2).await; // it waits in the kernel
+        theirs.write_all(b"abc")?;
+        theirs.shutdown(Shutdown::Write)?;
+        assert_eq!(first.await.expect("no panic")?.1, b"a");
+        assert_eq!(ours.receive_into(Vec::with_capacity(16)).await?.1, b"bc");
+        let end = timeout(LIMIT, ours.receive_into(Vec::with_capacity(16))).await;
+        assert_eq!(end.expect("the end is told")?.0, 0);
         Ok::<_, io::Error>(())
     });
 }

@@ -85,6 +85,13 @@ struct Side {
     queue: Queue,
 }
 
+impl Side {
+    /// Whether a receive that brings less than fits may have left something, of which no edge would tell.
+    fn says_more(&self) -> bool {
+        self.ended || self.urgent
+    }
+}
+
 impl Default for Side {
     fn default() -> Self {
         Self { ready: true, ended: false, urgent: false, queue: Queue::default() }
@@ -199,11 +206,12 @@ impl Epoll {
         }
     }
 
-    /// An attempt found `route` not ready.
+    /// An attempt found `route` not ready; `drained`: not by its own answer, but because it brought less than fits.
     #[inline]
-    pub(crate) fn must_wait(&mut self, route: Route) {
+    pub(crate) fn must_wait(&mut self, route: Route, drained: bool) {
         if let Some((fd, direction)) = place(route) {
-            self.readiness(fd).side(direction).ready = false;
+            let side = self.readiness(fd).side(direction);
+            side.ready = drained && side.says_more();
         }
     }
 
@@ -379,7 +387,7 @@ impl Epoll {
                     if !answer.more() {
                         side.queue.pop();
                     }
-                    side.ready = side.ended || side.urgent || !is_drained;
+                    side.ready = !is_drained || side.says_more();
                     batch.push((key, answer));
                 }
                 Some(Attempt::Wait) => {

@@ -325,10 +325,11 @@ impl Driver {
                 return None;
             }
             let attempt = op.attempt();
-            if matches!(attempt, Attempt::Wait | Attempt::Drained(_))
+            let is_drained = matches!(attempt, Attempt::Drained(_));
+            if (is_drained || matches!(attempt, Attempt::Wait))
                 && let Backend::Epoll(epoll) = &mut *self.backend.borrow_mut()
             {
-                epoll.must_wait(route);
+                epoll.must_wait(route, is_drained);
             }
             match attempt {
                 Attempt::Complete(answer) | Attempt::Drained(answer) => {
