@@ -96,6 +96,8 @@ impl Features {
             ("multishot accept", self.multishot_accept),
             ("multishot receive", self.multishot_receive),
             ("lossless WAITALL", self.lossless_waitall),
+            ("addressed SEND", self.send_to),
+            ("PIPE", self.pipe_op),
             ("MSG_RING", self.msg_ring),
         ];
         if !self.setup.defer_taskrun {
@@ -172,6 +174,8 @@ impl Features {
             ("multishot accept", &mut self.multishot_accept),
             ("multishot receive", &mut self.multishot_receive),
             ("lossless WAITALL", &mut self.lossless_waitall),
+            ("addressed SEND", &mut self.send_to),
+            ("PIPE", &mut self.pipe_op),
         ] {
             *present &= !names.contains(&canonical(name));
         }

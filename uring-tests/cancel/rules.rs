@@ -5,7 +5,7 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::StreamExt;
@@ -259,9 +259,12 @@ fn r06_a_foreign_future_is_dropped(cx: Cx) {
 fn r06_an_operation_that_nobody_polls_does_not_hold_the_scope(cx: Cx) {
     cx.run(async {
         let (a, _b) = tcp_pair().await?;
-        let outcome = move_on_after(Duration::from_millis(1), async {
+        let scope = CancelScope::new();
+        let outcome = scope.run(async {
             let mut held: FuturesUnordered<_> = [a.receive_into(vec![0; 8])].into_iter().collect();
             assert!(held.next().now_or_never().is_none());
+            // Only now: a slow machine would be here after a deadline.
+            scope.set_deadline(Some(Instant::now() + Duration::from_millis(1)));
             // Nobody polls it any more.
             pending::<()>().await;
             Ok::<_, Cancelled>(())
@@ -297,10 +300,12 @@ fn r06_shielded_clean_up_runs_to_its_end(cx: Cx) {
 fn r06_the_end_of_the_last_wait_is_noticed(cx: Cx) {
     cx.run(async {
         let (a, _b) = tcp_pair().await?;
-        let outcome = move_on_after(Duration::from_millis(1), async {
+        let scope = CancelScope::new();
+        let outcome = scope.run(async {
             // The waker of the operation leads nowhere.
             let mut receive = Box::pin(a.receive_into(vec![0; 8]));
             assert!(receive.as_mut().now_or_never().is_none());
+            scope.set_deadline(Some(Instant::now() + Duration::from_millis(1)));
             pending::<()>().await;
             Ok::<_, Cancelled>(())
         });
