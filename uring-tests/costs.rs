@@ -6,6 +6,7 @@ use std::cell::{Cell, OnceCell};
 use std::fmt::Debug;
 use std::future::{Future, pending};
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,7 +17,7 @@ use proactor::sync::{CapacityLimiter, Event, Lock, Queue, Semaphore};
 use proactor::transport::{Buffered, BufferedProtocol, Protocol, Transport, connect_accepted_socket};
 use proactor::{event_loop, metrics, nop, sleep, spawn, timeout, yield_now};
 
-use crate::harness::{Cx, both_drivers, needs};
+use crate::harness::{Cx, both_drivers, many, needs};
 
 both_drivers!(
     a_tcp_echo_allocates_nothing,
@@ -91,7 +92,7 @@ async fn allocations<T, E: Debug>(work: impl Future<Output = Result<T, E>>) -> (
 
 /// Rounds before anything is counted: queues and tables have their size by then.
 const WARM: usize = 300;
-const ROUNDS: usize = 1000;
+static ROUNDS: LazyLock<usize> = LazyLock::new(|| many(1000));
 
 async fn tcp_pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -115,7 +116,7 @@ async fn echo<F: Family>(client: &Stream<F>, server: &Stream<F>, rounds: usize) 
 
 async fn echo_allocates_nothing<F: Family>(client: Stream<F>, server: Stream<F>) -> io::Result<()> {
     echo(&client, &server, WARM).await?;
-    assert_eq!(allocations(echo(&client, &server, ROUNDS)).await, (0, 0));
+    assert_eq!(allocations(echo(&client, &server, *ROUNDS)).await, (0, 0));
     Ok(())
 }
 
@@ -151,7 +152,7 @@ fn a_datagram_echo_allocates_nothing(cx: Cx) {
         let server = UdpSocket::bind("127.0.0.1:0").await?;
         let client = UdpSocket::connect(server.local_addr()?).await?;
         datagram_echo(&client, &server, WARM).await?;
-        assert_eq!(allocations(datagram_echo(&client, &server, ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(datagram_echo(&client, &server, *ROUNDS)).await, (0, 0));
         let (ours, theirs) = UnixDatagram::pair()?;
         let rounds = async |rounds: usize| {
             for _ in 0..rounds {
@@ -162,7 +163,7 @@ fn a_datagram_echo_allocates_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -178,7 +179,7 @@ fn a_pipe_allocates_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -194,16 +195,16 @@ fn datagrams_cost_nothing_but_the_enters(cx: Cx) {
         let client = UdpSocket::connect(server.local_addr()?).await?;
         datagram_echo(&client, &server, WARM).await?;
         let before = metrics();
-        datagram_echo(&client, &server, ROUNDS).await?;
+        datagram_echo(&client, &server, *ROUNDS).await?;
         let after = metrics();
         let entries = |name| after.submitted_of(name) - before.submitted_of(name);
         let sends = entries("send") + entries("sendmsg");
-        assert_eq!((sends, entries("recvmsg")), (2 * ROUNDS as u64 + 1, 0));
+        assert_eq!((sends, entries("recvmsg")), (2 * *ROUNDS as u64 + 1, 0));
         let all = |metrics: &proactor::Metrics| metrics.submitted().map(|(_, count)| count).sum::<u64>();
         let others = all(&after) - all(&before) - sends;
         assert!(others <= 4, "{others} other entries");
         let enters = after.enters - before.enters;
-        assert!(enters <= 4 * ROUNDS as u64 + 20, "{enters} enters for {ROUNDS} rounds");
+        assert!(enters <= 4 * *ROUNDS as u64 + 20, "{enters} enters for {} rounds", *ROUNDS);
         Ok::<_, io::Error>(())
     });
 }
@@ -238,7 +239,7 @@ fn many_connections_at_once_allocate_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         all_at_once(WARM / 3).await?;
-        assert_eq!(allocations(all_at_once(ROUNDS / 10)).await, (0, 0));
+        assert_eq!(allocations(all_at_once(*ROUNDS / 10)).await, (0, 0));
         drop(clients);
         for server in servers {
             server.await.map_err(io::Error::from)??;
@@ -262,7 +263,7 @@ fn a_receive_into_an_own_buffer_allocates_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -322,7 +323,7 @@ fn protocols_receive_and_write_without_allocating(cx: Cx) {
                 drop(connect_accepted_socket(Pong::default, server).await?);
             }
             pings(&client, WARM).await?;
-            assert_eq!(allocations(pings(&client, ROUNDS)).await, (0, 0), "buffered: {buffered}");
+            assert_eq!(allocations(pings(&client, *ROUNDS)).await, (0, 0), "buffered: {buffered}");
             client.shutdown_write().await?;
             assert!(client.receive().await?.is_none());
         }
@@ -347,7 +348,7 @@ fn sleeping_and_time_limits_allocate_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -362,7 +363,7 @@ fn nops_yields_and_wakes_allocate_nothing(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -408,7 +409,7 @@ fn locks_queues_and_streams_allocate_nothing(cx: Cx) {
             futures_util::try_join!(side(true), side(false), producer, consumer)
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (0, 0));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (0, 0));
         Ok::<_, io::Error>(())
     });
 }
@@ -425,7 +426,7 @@ fn a_task_is_one_allocation(cx: Cx) {
             Ok::<_, proactor::JoinError>(())
         };
         rounds(WARM).await.map_err(io::Error::from)?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (3 * ROUNDS, 3 * ROUNDS));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (3 * *ROUNDS, 3 * *ROUNDS));
         Ok::<_, io::Error>(())
     });
 }
@@ -435,9 +436,9 @@ fn a_callback_is_one_allocation(cx: Cx) {
         let rounds = async |rounds: usize| {
             for n in 0..rounds {
                 // A box of what it holds; one that holds nothing needs none.
-                event_loop::call_soon(move || assert!(n < ROUNDS))?;
-                event_loop::call_later(Duration::ZERO, move || assert!(n < ROUNDS))?;
-                let far = event_loop::call_later(Duration::from_secs(100), move || assert!(n < ROUNDS))?;
+                event_loop::call_soon(move || assert!(n < *ROUNDS))?;
+                event_loop::call_later(Duration::ZERO, move || assert!(n < *ROUNDS))?;
+                let far = event_loop::call_later(Duration::from_secs(100), move || assert!(n < *ROUNDS))?;
                 event_loop::call_soon(|| ())?;
                 sleep(Duration::ZERO).await?;
                 assert!(far.cancel());
@@ -445,7 +446,7 @@ fn a_callback_is_one_allocation(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        assert_eq!(allocations(rounds(ROUNDS)).await, (3 * ROUNDS, 3 * ROUNDS));
+        assert_eq!(allocations(rounds(*ROUNDS)).await, (3 * *ROUNDS, 3 * *ROUNDS));
         Ok::<_, io::Error>(())
     });
 }
@@ -470,10 +471,10 @@ fn a_connection_is_a_few_allocations_and_gives_all_of_them_back(cx: Cx) {
             Ok::<_, io::Error>(())
         };
         rounds(WARM).await?;
-        let (made, freed) = allocations(rounds(ROUNDS)).await;
-        println!("{} allocations per accepted and connected pair", made as f64 / ROUNDS as f64);
+        let (made, freed) = allocations(rounds(*ROUNDS)).await;
+        println!("{} allocations per accepted and connected pair", made as f64 / *ROUNDS as f64);
         assert_eq!(made, freed, "all of them come back");
-        assert!(made <= 10 * ROUNDS, "{made} allocations for {ROUNDS} pairs of connections");
+        assert!(made <= 10 * *ROUNDS, "{made} allocations for {} pairs of connections", *ROUNDS);
         Ok::<_, io::Error>(())
     });
 }
@@ -506,7 +507,7 @@ fn buffers_come_back_and_the_pool_does_not_grow(cx: Cx) {
         echo(&client, &server, WARM).await?;
         let before = metrics();
         assert_eq!(before.buffers_in_use, 0);
-        echo(&client, &server, ROUNDS).await?;
+        echo(&client, &server, *ROUNDS).await?;
         let after = metrics();
         assert_eq!(after.buffers_in_use, 0);
         assert_eq!(after.buffers_total, before.buffers_total);
@@ -529,9 +530,9 @@ fn a_turn_of_the_loop_is_one_enter(cx: Cx) {
         let (client, server) = tcp_pair().await?;
         echo(&client, &server, WARM).await?;
         let before = metrics();
-        echo(&client, &server, ROUNDS).await?;
+        echo(&client, &server, *ROUNDS).await?;
         let after = metrics();
-        let (enters, legs) = (after.enters - before.enters, 2 * ROUNDS as u64 + 2);
+        let (enters, legs) = (after.enters - before.enters, 2 * *ROUNDS as u64 + 2);
         println!("one connection: {:.2} enters per leg", enters as f64 / legs as f64);
         // On epoll a turn looks for events although its send was answered at once. On the ring one enter does all of
         // it, but for the few times that the kernel parts a send from the receive it leads to; without multishot

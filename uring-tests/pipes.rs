@@ -12,7 +12,7 @@ use proactor::net::{PipeReader, PipeWriter, pipe, stdin, stdout};
 use proactor::stream::{AsyncResource, ByteReceiveStream, ByteSendStream};
 use proactor::{EventLoop, metrics, spawn};
 
-use crate::harness::{Cx, Folder, both_drivers, turns};
+use crate::harness::{Cx, Folder, both_drivers, many, turns};
 
 both_drivers!(
     bytes_go_through_a_pipe_until_it_ends,
@@ -56,13 +56,13 @@ fn bytes_go_through_a_pipe_until_it_ends(cx: Cx) {
 }
 
 fn many_bytes_go_through_a_pipe_with_back_pressure(cx: Cx) {
-    const TOTAL: usize = 8 << 20;
+    let total = many(8 << 20);
     cx.run(async {
         let (reader, writer) = pipe().await?;
         let sender = spawn(async move {
             let part: Vec<u8> = (0..251 << 9).map(|at| (at % 251) as u8).collect();
             let mut sent = 0;
-            while sent < TOTAL {
+            while sent < total {
                 if sent % 3 == 0 {
                     writer.write(part.clone())?;
                     writer.flush().await?;

@@ -292,7 +292,7 @@ fn c9_sends_and_writes_of_one_stream_go_out_in_their_order(cx: Cx) {
         let ours = Rc::new(ours);
         let peer = spawn(messages(theirs));
         let (mut random, mut certain, mut tasks) = (Random(3), Vec::new(), Vec::new());
-        for number in 0..2000_usize {
+        for number in 0..many(2000) {
             let len = 1 + random.below(3000);
             let header = ((len as u64) << 32 | number as u64).to_le_bytes();
             let message = [&header[..], &vec![number as u8; len]].concat();

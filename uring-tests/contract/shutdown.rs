@@ -182,7 +182,7 @@ fn c12_what_outlives_its_loop_says_so_and_does_no_harm(cx: Cx) {
 
 fn c12_files_dropped_right_before_the_end_are_closed(cx: Cx) {
     let before = open_descriptors();
-    for round in 0..50 {
+    for round in 0..many(50) {
         let event_loop = cx.builder().build().expect("a loop");
         let main = async {
             let mut files = Vec::new();
