@@ -24,6 +24,11 @@ class Outcome:
     def count(self, result):
         return sum(len(row.get(result, [])) for row in self.tests.values())
 
+    def skipped(self):
+        """How many tests were skipped, beside those of a ring that is to be refused."""
+        drivers = self.tests.items()
+        return sum(len(row.get("skipped", [])) for driver, row in drivers if self.where.ring or driver == "epoll")
+
     def good(self):
         return not self.wrong and not self.count("failed")
 
@@ -130,11 +135,8 @@ class Listener:
         for step in ["report", "suite"] + (["forced"] if out.where.ring else []):
             if self.done and step not in self.steps:
                 out.wrong.append(f"{step} was not run")
-        skipped = sum(
-            len(row.get("skipped", [])) for driver, row in out.tests.items() if out.where.ring or driver == "epoll"
-        )
-        if skipped > out.where.skips:
-            out.wrong.append(f"{skipped} tests were skipped, {out.where.skips} may be")
+        if out.skipped() > out.where.skips:
+            out.wrong.append(f"{out.skipped()} tests were skipped, {out.where.skips} may be")
         if not out.where.ring and (there := len(out.tests.get("io_uring", {}).get("passed", []))):
             out.wrong.append(f"{there} tests ran on io_uring, which is to be refused here")
         if self.done and not (out.count("passed") or out.count("failed")):
@@ -159,7 +161,9 @@ def table(outcomes):
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
     for outcome in outcomes:
-        lines.append(f"{outcome.where.name}: {outcome.where.about}")
+        beside = "" if outcome.where.ring else ", beside those of the ring"
+        allowed = f"{outcome.skipped()} of at most {outcome.where.skips} skipped{beside}"
+        lines.append(f"{outcome.where.name}: {outcome.where.about}; {allowed}")
         lines += [f"    {line}" for line in outcome.features]
         slowest = sorted(outcome.took, key=outcome.took.get, reverse=True)[:3]
         lines.append(f"    slowest: {', '.join(f'{name} {outcome.took[name]:.0f} s' for name in slowest)}")

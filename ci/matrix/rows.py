@@ -6,6 +6,7 @@ from dataclasses import dataclass
 # Tests that are not run in guests, by a part of their name, and why.
 LEFT_OUT = {
     "tidy::": "reads the sources, which a guest does not have; it says nothing about kernels",
+    "interop::": "speaks with OpenSSL and Python, which a guest does not have; it says nothing about kernels",
     "load::": "under emulation a connection takes ten milliseconds, and a few of them at a time are in other tests",
 }
 
