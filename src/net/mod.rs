@@ -69,9 +69,9 @@ pub trait Family: sealed::Sealed + Sized + 'static {
     /// The listener of std.
     type StdListener: From<OwnedFd> + Into<OwnedFd>;
 
-    /// Whether a receive that brings less than fits has taken all there was.
+    /// Whether something may come with the bytes, behind which a receive stops: descriptors, credentials.
     #[doc(hidden)]
-    const SHORT_MEANS_ALL: bool;
+    const CARRIES_MORE: bool;
 
     #[doc(hidden)]
     fn address(address: &socket2::SockAddr) -> std::io::Result<Self::Address>;

@@ -21,7 +21,7 @@ use crate::net::shared::Shared;
 use crate::net::stream::Receive;
 use crate::op::Descriptor;
 use crate::op::fs::Open;
-use crate::op::net::{Medium, SendAll, SendVectored};
+use crate::op::net::{Medium, SendAll, SendVectored, Short};
 use crate::op::pipe::MakePipe;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, cut, outcome};
@@ -106,7 +106,7 @@ pub struct PipeWriter {
 impl PipeReader {
     pub(crate) fn of(driver: &Rc<Driver>, fd: OwnedFd, medium: Medium, awaits_peer: bool) -> Self {
         let descriptor = Descriptor::new(driver, fd);
-        Self { shared: Shared::with_medium(descriptor, false, medium, awaits_peer) }
+        Self { shared: Shared::with_medium(descriptor, Short::Unknown, medium, awaits_peer) }
     }
 
     /// Takes over a descriptor that can be read: a pipe, a terminal, a regular file … Whether it blocks is changed as this
@@ -224,7 +224,7 @@ impl PipeReader {
 
 impl PipeWriter {
     pub(crate) fn of(driver: &Rc<Driver>, fd: OwnedFd, medium: Medium) -> Self {
-        Self { shared: Shared::with_medium(Descriptor::new(driver, fd), false, medium, false) }
+        Self { shared: Shared::with_medium(Descriptor::new(driver, fd), Short::Unknown, medium, false) }
     }
 
     /// Takes over a descriptor that can be written: a pipe, a terminal, a regular file … Whether it blocks is changed as

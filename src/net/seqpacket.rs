@@ -276,7 +276,7 @@ impl Family for Seqpacket {
     type Address = SocketAddr;
     type StdStream = OwnedFd;
     type StdListener = OwnedFd;
-    const SHORT_MEANS_ALL: bool = false;
+    const CARRIES_MORE: bool = true;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
         address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))

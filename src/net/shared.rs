@@ -17,7 +17,7 @@ use crate::net::fds::Expected;
 use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
-use crate::op::net::{Medium, ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+use crate::op::net::{Medium, ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER, Short};
 use crate::runtime::budget;
 use crate::runtime::here;
 use crate::runtime::scope::What;
@@ -64,9 +64,7 @@ pub(crate) struct Shared {
     pub(crate) outbound: Outbound,
     /// The pool has it in its queue of starved sockets.
     is_in_starved_queue: Cell<bool>,
-    /// Whether a receive that brings less than fits has taken all there was. So it is for TCP; on a UNIX socket a receive
-    /// stops behind a message that carries descriptors or credentials.
-    short_means_all: bool,
+    short: Short,
     medium: Medium,
     /// Nobody has opened the other end of a named pipe yet.
     awaits_peer: Cell<bool>,
@@ -83,14 +81,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Of a socket.
-    pub(crate) fn new(descriptor: Descriptor, short_means_all: bool) -> Rc<Self> {
-        Self::with_medium(descriptor, short_means_all, Medium::Socket, false)
+    pub(crate) fn new(descriptor: Descriptor, short: Short) -> Rc<Self> {
+        Self::with_medium(descriptor, short, Medium::Socket, false)
     }
 
     /// Of anything that bytes go through. `awaits_peer`: of a named pipe that nobody may have opened at the other end.
     pub(crate) fn with_medium(
         descriptor: Descriptor,
-        short_means_all: bool,
+        short: Short,
         medium: Medium,
         awaits_peer: bool,
     ) -> Rc<Self> {
@@ -105,7 +103,7 @@ impl Shared {
             receive_claimed: Cell::new(false),
             outbound: Outbound::default(),
             is_in_starved_queue: Cell::new(false),
-            short_means_all,
+            short,
             medium,
             awaits_peer: Cell::new(awaits_peer),
             expected: OnceCell::new(),
@@ -527,8 +525,8 @@ impl ReceiveTarget for Shared {
         self.close_if_over();
     }
 
-    fn short_means_all(&self) -> bool {
-        self.short_means_all
+    fn short(&self) -> Short {
+        self.short
     }
 
     fn wants_one(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::net::Family;
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
-use crate::op::net::{SendAll, SendVectored};
+use crate::op::net::{SendAll, SendVectored, Short};
 use crate::runtime::core;
 use crate::runtime::scope::What;
 use crate::runtime::wait::cut;
@@ -46,7 +46,8 @@ impl<F: Family> Stream<F> {
     }
 
     pub(crate) fn from_descriptor(descriptor: Descriptor) -> Self {
-        Self { shared: Shared::new(descriptor, F::SHORT_MEANS_ALL), family: PhantomData }
+        let short = if F::CARRIES_MORE { Short::AllIfBare } else { Short::All };
+        Self { shared: Shared::new(descriptor, short), family: PhantomData }
     }
 
     /// Takes over a connected stream of std.

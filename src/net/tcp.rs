@@ -26,7 +26,7 @@ impl Family for Tcp {
     type Address = SocketAddr;
     type StdStream = std::net::TcpStream;
     type StdListener = std::net::TcpListener;
-    const SHORT_MEANS_ALL: bool = true;
+    const CARRIES_MORE: bool = false;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
         address.as_socket().ok_or_else(|| io::Error::other("this is no TCP socket"))

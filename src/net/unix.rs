@@ -32,7 +32,7 @@ impl Family for Unix {
     type Address = SocketAddr;
     type StdStream = std::os::unix::net::UnixStream;
     type StdListener = std::os::unix::net::UnixListener;
-    const SHORT_MEANS_ALL: bool = false;
+    const CARRIES_MORE: bool = true;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
         address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))

@@ -27,6 +27,17 @@ pub(crate) enum Medium {
     File,
 }
 
+/// What it says that a receive brought less than fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Short {
+    Unknown,
+    /// That it has taken all there was. So it is for TCP.
+    All,
+    /// The same, if nothing came with the bytes: a UNIX socket stops behind a message that carries descriptors or
+    /// credentials.
+    AllIfBare,
+}
+
 impl Medium {
     pub(super) fn readable(self, fd: RawFd) -> Route {
         if self == Self::File { Route::Pool } else { Route::Readable(fd) }
@@ -52,18 +63,29 @@ impl Medium {
         }
     }
 
+    /// The result, and whether that was all there is.
+    ///
     /// # Safety
     /// `address` points to `len` bytes that may be written.
-    pub(super) unsafe fn receive_now(self, fd: RawFd, address: *mut u8, len: usize) -> i32 {
+    pub(super) unsafe fn receive_now(
+        self,
+        short: Short,
+        fd: RawFd,
+        address: *mut u8,
+        len: usize,
+    ) -> (i32, bool) {
         if self == Self::Shared && socket::poll_now(fd, libc::POLLIN) == 0 {
-            return -libc::EAGAIN;
+            return (-libc::EAGAIN, false);
         }
-        match self {
+        let (result, tells) = match (self, short) {
             // SAFETY: the caller's promise.
-            Self::Socket => unsafe { socket::receive(fd, address, len) },
+            (Self::Socket, Short::AllIfBare) => unsafe { socket::receive_bare(fd, address, len) },
             // SAFETY: the caller's promise.
-            _ => unsafe { file::read(fd, address, len) },
-        }
+            (Self::Socket, _) => (unsafe { socket::receive(fd, address, len) }, short == Short::All),
+            // SAFETY: the caller's promise.
+            _ => (unsafe { file::read(fd, address, len) }, false),
+        };
+        (result, tells && result > 0 && (result as usize) < len)
     }
 
     pub(super) fn receive_in_pool(fd: RawFd, address: *mut u8, len: usize) -> Call {

@@ -14,7 +14,7 @@ mod send_message;
 
 pub(crate) use accept::{AcceptMulti, AcceptTarget};
 pub(crate) use connect::Connect;
-pub(crate) use medium::Medium;
+pub(crate) use medium::{Medium, Short};
 pub(crate) use receive::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
 pub(crate) use receive_message::{
     Arrival, Incoming, IncomingTarget, MessageTarget, ReceiveMessageInto, ReceiveMessages,

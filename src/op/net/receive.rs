@@ -16,7 +16,7 @@ use crate::driver::blocking::Call;
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
 use crate::op::net::landing::Landing;
-use crate::op::net::medium::Medium;
+use crate::op::net::medium::{Medium, Short};
 use crate::sys::file::LEN_MAX;
 use crate::sys::socket;
 
@@ -37,8 +37,7 @@ pub(crate) trait ReceiveTarget: 'static {
     fn begin_single(&self) -> bool;
     /// A receive into a buffer of its own, whose future was dropped, is over.
     fn receive_into_over(&self, result: i32, after: &mut Aftermath);
-    /// Whether a receive that brings less than fits has taken all there was.
-    fn short_means_all(&self) -> bool;
+    fn short(&self) -> Short;
     /// Whether a receive takes bytes once only, when they are asked for: descriptors may come with later ones.
     fn wants_one(&self) -> bool;
     fn medium(&self) -> Medium;
@@ -141,20 +140,18 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         }
         let (address, len) = self.place();
         // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
-        let result = unsafe { self.target.medium().receive_now(self.fd(), address, len) };
+        let (result, is_all) =
+            unsafe { self.target.medium().receive_now(self.target.short(), self.fd(), address, len) };
         if result <= 0 {
             self.landing.clear(self.target.descriptor().driver().pool());
             return Attempt::from_result(result);
         }
-        // A short receive took all there was (as a rule): the next edge tells of more.
         let mut answer = Answer::one_of_many(result, self.landing.take_pooled());
         if self.once {
             answer = answer.last();
         }
-        match (result as usize) < len && self.target.short_means_all() {
-            true => Attempt::Drained(answer),
-            false => Attempt::Complete(answer),
-        }
+        // The next edge tells of more.
+        if is_all { Attempt::Drained(answer) } else { Attempt::Complete(answer) }
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
@@ -230,16 +227,12 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
     fn attempt(&mut self) -> Attempt {
         let len = self.len();
         // SAFETY: the buffer is ours and has room for `len` bytes.
-        let result = unsafe {
+        let (result, is_all) = unsafe {
             let fd = self.target.descriptor().number();
-            self.target.medium().receive_now(fd, self.buf.as_mut_ptr(), len)
+            self.target.medium().receive_now(self.target.short(), fd, self.buf.as_mut_ptr(), len)
         };
         match Attempt::from_result(result) {
-            Attempt::Complete(answer)
-                if result > 0 && (result as usize) < len && self.target.short_means_all() =>
-            {
-                Attempt::Drained(answer)
-            }
+            Attempt::Complete(answer) if is_all => Attempt::Drained(answer),
             other => other,
         }
     }
