@@ -5,6 +5,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
 /// Bytes per message.
 pub(crate) const MESSAGE: usize = 64;
@@ -22,6 +23,10 @@ pub(crate) struct Echo {
     missing: Vec<usize>,
     message: &'static [u8],
     done: Vec<cqueue::Entry>,
+    /// When the message under way was queued, by connection.
+    since: Vec<Instant>,
+    /// How long each message of the last run took, in nanoseconds.
+    pub(crate) times: Vec<u32>,
 }
 
 impl Echo {
@@ -36,13 +41,16 @@ impl Echo {
         let buffers = Buffers::new(&ring, count, 2048)?;
         let missing = vec![0; connections.len()];
         let message = vec![0x5a; bytes].leak();
-        let mut echo = Echo { ring, buffers, connections, missing, message, done: Vec::new() };
+        let since = vec![Instant::now(); connections.len()];
+        let (done, times) = (Vec::new(), Vec::new());
+        let mut echo = Echo { ring, buffers, connections, missing, message, done, since, times };
         (0..echo.connections.len()).for_each(|i| echo.receive(i));
         Ok(echo)
     }
 
     /// Sends `count` messages over all connections and returns when all have come back.
     pub(crate) fn run(&mut self, count: u64) -> io::Result<()> {
+        self.times.clear();
         let mut started = count.min(self.connections.len() as u64);
         (0..started as usize).for_each(|i| self.send(i));
         let mut finished = 0;
@@ -56,6 +64,7 @@ impl Echo {
                 }
                 if self.received(i, &entry)? {
                     finished += 1;
+                    self.times.push(nanoseconds(self.since[i]));
                     if started < count {
                         started += 1;
                         self.send(i);
@@ -75,6 +84,7 @@ impl Echo {
 
     fn send(&mut self, i: usize) {
         self.missing[i] = self.message.len();
+        self.since[i] = Instant::now();
         let send = opcode::Send::new(
             types::Fd(self.connections[i].as_raw_fd()),
             self.message.as_ptr(),
@@ -106,6 +116,10 @@ impl Echo {
     }
 }
 
+fn nanoseconds(since: Instant) -> u32 {
+    since.elapsed().as_nanos().try_into().unwrap_or(u32::MAX)
+}
+
 /// Short connections, a fixed number at a time: connect, one message there and back, close.
 pub(crate) struct Churn {
     ring: Ring,
@@ -116,6 +130,10 @@ pub(crate) struct Churn {
     message: &'static [u8; MESSAGE],
     sequence: u32,
     done: Vec<cqueue::Entry>,
+    /// When the connection was begun, by slot.
+    since: Vec<Instant>,
+    /// How long each connection of the last run took, in nanoseconds.
+    pub(crate) times: Vec<u32>,
 }
 
 impl Churn {
@@ -133,11 +151,14 @@ impl Churn {
             message: Box::leak(Box::new([0x5a; MESSAGE])),
             sequence: std::process::id().wrapping_mul(7919),
             done: Vec::new(),
+            since: vec![Instant::now(); slots],
+            times: Vec::new(),
         })
     }
 
     /// Makes `count` connections and returns when the last one is closed on this side.
     pub(crate) fn run(&mut self, count: u64) -> io::Result<()> {
+        self.times.clear();
         let mut started = count.min(self.slots.len() as u64);
         for i in 0..started as usize {
             self.start(i)?;
@@ -153,6 +174,7 @@ impl Churn {
                     return Err(io::Error::other(format!("operation {op} gave {}: {error}", entry.result())));
                 }
                 self.slots[i] = None; // closes
+                self.times.push(nanoseconds(self.since[i]));
                 finished += 1;
                 if started < count {
                     started += 1;
@@ -165,6 +187,7 @@ impl Churn {
     }
 
     fn start(&mut self, i: usize) -> io::Result<()> {
+        self.since[i] = Instant::now();
         let socket = self.socket()?;
         let fd = types::Fd(socket.as_raw_fd());
         self.slots[i] = Some(socket);

@@ -9,23 +9,27 @@ mod peers;
 mod plot;
 #[path = "../../raw/mod.rs"]
 mod raw;
+mod record;
 mod report;
 mod tasks;
 
 use measure::{Case, Plan};
+use record::Record;
 use report::Row;
 use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const HELP: &str = "\
-peers [--rows TEXT] [--peers NAME,NAME...] [--rounds N] [--slice MILLISECONDS] [--out FOLDER]
+peers [--rows TEXT] [--peers NAME,NAME...] [--rounds N] [--slice MILLISECONDS] [--add] [--for SECONDS] [--out FOLDER]
 
 --rows    only the rows whose names contain one of the texts between commas
---peers   only these; `ours` (io_uring) and `ours-epoll` are ours
+--peers   only these; `ours` (io_uring), `ours-epoll` and `ours-inline` (files in the loop's thread) are ours
 --rounds  how often each case is measured, in turns with the others (15)
 --slice   the CPU time of a case in one round (20 ms)
---out     where the pictures and the table go (target/peers)
+--add     keeps the rounds of earlier runs with the same folder, and adds to them; rows with the fewest come first
+--for     begins no round after so many seconds
+--out     where the pictures, the tables and the rounds go (target/peers)
 ";
 
 /// The row that is measured once, in bytes.
@@ -37,6 +41,7 @@ struct Arguments {
     rows: Vec<String>,
     peers: Vec<String>,
     plan: Plan,
+    add: bool,
     out: PathBuf,
 }
 
@@ -45,7 +50,8 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut arguments = Arguments {
         rows: Vec::new(),
         peers: Vec::new(),
-        plan: Plan { rounds: 15, slice: Duration::from_millis(20) },
+        plan: Plan { rounds: 15, slice: Duration::from_millis(20), end: None },
+        add: false,
         out: target.join("peers"),
     };
     let mut words = std::env::args().skip(1);
@@ -57,6 +63,11 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
             "--peers" => arguments.peers = list(value()?),
             "--rounds" => arguments.plan.rounds = value()?.parse::<usize>()?.max(1),
             "--slice" => arguments.plan.slice = Duration::from_millis(value()?.parse::<u64>()?.max(1)),
+            "--add" => arguments.add = true,
+            "--for" => {
+                let limit = Duration::from_secs(value()?.parse()?);
+                arguments.plan.end = Some(Instant::now() + limit);
+            }
             "--out" => arguments.out = value()?.into(),
             "--help" => {
                 print!("{HELP}");
@@ -70,11 +81,11 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().collect();
-    if let [_, serve, peer, kind, file] = &words[..]
+    if let [_, serve, task @ ..] = &words[..]
         && serve == "--serve"
     {
         // What a measuring process starts of itself.
-        return Ok(net::serve(peer, kind, Path::new(file))?);
+        return Ok(net::serve(task)?);
     }
     let arguments = arguments()?;
     // Where threads wake each other, another place each time would be most of what is measured.
@@ -93,21 +104,37 @@ fn main() -> Result<(), Box<dyn Error>> {
             None => rows.push((case.row.clone(), vec![case])),
         }
     }
-    let mut measured = Vec::new();
-    for (name, cases) in rows {
-        eprintln!("{name}");
-        measured.push(Row { name, cases: measure::row(cases, arguments.plan) });
-    }
-    let mut table = report::table(&measured);
-    if is_row(MEMORY) {
-        eprintln!("{MEMORY}");
-        table += &report::memory(MEMORY, &net::idle_memory(IDLE, is_peer)?);
-    }
     std::fs::create_dir_all(&arguments.out)?;
-    std::fs::write(arguments.out.join("peers.md"), &table)?;
+    let mut record = Record::open(&arguments.out.join("rounds.tsv"), arguments.add)?;
+    let names: Vec<String> = rows.iter().map(|row| row.0.clone()).collect();
+    rows.sort_by_key(|(name, _)| record.rounds(name).len());
+    for (name, cases) in rows {
+        if arguments.plan.is_over() {
+            break;
+        }
+        eprintln!("{name}");
+        let mut failed = None;
+        measure::row(&cases, arguments.plan, |round| {
+            failed = failed.take().or(record.add(&name, round).err())
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+    }
+    let measured: Vec<Row<'_>> = names
+        .iter()
+        .map(|name| Row { name, rounds: record.rounds(name) })
+        .filter(|row| !row.rounds.is_empty())
+        .collect();
+    let mut tables = report::tables(&measured);
+    if is_row(MEMORY) && !arguments.plan.is_over() {
+        eprintln!("{MEMORY}");
+        tables += &report::memory(MEMORY, &net::idle_memory(IDLE, is_peer));
+    }
+    std::fs::write(arguments.out.join("peers.md"), &tables)?;
     if !measured.is_empty() {
         plot::write(&arguments.out.join("peers.svg"), "CPU per operation", &measured)?;
     }
-    println!("{table}");
+    println!("{tables}");
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! CPU time, rounds in which every peer has its turn, and what the rounds say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What so many operations took.
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
     pub(crate) cpu: Duration,
     pub(crate) operations: u64,
+    /// How long 99 of 100 took at most, on the clock; zero where nobody measures that.
+    pub(crate) p99: Duration,
 }
 
 impl Cost {
-    pub(crate) const NOTHING: Cost = Cost { cpu: Duration::ZERO, operations: 0 };
+    pub(crate) const NOTHING: Cost = Cost { cpu: Duration::ZERO, operations: 0, p99: Duration::ZERO };
 
     pub(crate) fn add(&mut self, other: Cost) {
         self.cpu += other.cpu;
@@ -40,7 +42,7 @@ impl Clock {
     }
 
     pub(crate) fn cost(self, operations: u64) -> Cost {
-        Cost { cpu: process_cpu() - self.0, operations }
+        Cost { cpu: process_cpu() - self.0, operations, p99: Duration::ZERO }
     }
 }
 
@@ -63,32 +65,49 @@ pub(crate) struct Case {
     pub(crate) run: Box<dyn Fn(u64) -> Cost>,
 }
 
-/// The nanoseconds per operation of one case, one of each round.
-pub(crate) struct Measured {
-    pub(crate) peer: &'static str,
-    pub(crate) rounds: Vec<f64>,
+/// What one round found out about one peer.
+#[derive(Clone)]
+pub(crate) struct Sample {
+    pub(crate) peer: String,
+    /// Nanoseconds of CPU time per operation.
+    pub(crate) ns: f64,
+    /// Nanoseconds on the clock, or 0.
+    pub(crate) p99: f64,
 }
 
-/// How many rounds, and how long each case runs in each of them.
+/// The peers of one row, each measured once, within a second or two of each other.
+pub(crate) type Round = Vec<Sample>;
+
+/// How many rounds, how long each case runs in each of them, and when no more begin.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) slice: Duration,
+    pub(crate) end: Option<Instant>,
+}
+
+impl Plan {
+    pub(crate) fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
 }
 
 /// Measures the cases of one row: in every round each has its turn, and every round begins with another.
-pub(crate) fn row(cases: Vec<Case>, plan: Plan) -> Vec<Measured> {
+pub(crate) fn row(cases: &[Case], plan: Plan, mut found: impl FnMut(Round)) {
     let operations: Vec<u64> = cases.iter().map(|case| fitting(case, plan.slice)).collect();
-    let mut measured: Vec<_> =
-        cases.iter().map(|case| Measured { peer: case.peer, rounds: Vec::new() }).collect();
-    for round in 0..plan.rounds {
-        for turn in 0..cases.len() {
-            let index = (round + turn) % cases.len();
-            let cost = (cases[index].run)(operations[index]);
-            measured[index].rounds.push(cost.ns_per_operation());
+    for first in 0..plan.rounds {
+        if plan.is_over() {
+            return;
         }
+        let mut round: Round = Vec::new();
+        for turn in 0..cases.len() {
+            let index = (first + turn) % cases.len();
+            let cost = (cases[index].run)(operations[index]);
+            let (peer, p99) = (cases[index].peer.to_string(), cost.p99.as_nanos() as f64);
+            round.push(Sample { peer, ns: cost.ns_per_operation(), p99 });
+        }
+        found(round);
     }
-    measured
 }
 
 /// How many operations fill the slice.
@@ -110,6 +129,13 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
+/// What 99 of 100 are not above.
+pub(crate) fn p99(times: &mut [u32]) -> Duration {
+    let Some(last) = times.len().checked_sub(1) else { return Duration::ZERO };
+    let (_, time, _) = times.select_nth_unstable(last * 99 / 100);
+    Duration::from_nanos(u64::from(*time))
+}
+
 /// How one case relates to another, round by round.
 pub(crate) struct Ratio {
     pub(crate) median: f64,
@@ -119,8 +145,8 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    pub(crate) fn of(ours: &[f64], theirs: &[f64]) -> Ratio {
-        let mut ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    /// At least one.
+    pub(crate) fn of(mut ratios: Vec<f64>) -> Ratio {
         ratios.sort_by(f64::total_cmp);
         let outside = outside(ratios.len());
         Ratio { median: median(&ratios), low: ratios[outside], high: ratios[ratios.len() - 1 - outside] }

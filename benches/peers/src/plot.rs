@@ -1,6 +1,5 @@
 //! What was measured, as pictures: for each row a bar for each peer.
 
-use crate::measure::median;
 use crate::report::Row;
 use plotters::prelude::{
     ChartBuilder, Color, IntoDrawingArea, IntoSegmentedCoord, RGBColor, Rectangle, SVGBackend, SegmentValue,
@@ -16,17 +15,17 @@ const OURS: RGBColor = RGBColor(200, 60, 40);
 const THEIRS: RGBColor = RGBColor(110, 130, 160);
 
 /// Writes one picture with a small chart for each row.
-pub(crate) fn write(path: &Path, title: &str, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+pub(crate) fn write(path: &Path, title: &str, rows: &[Row<'_>]) -> Result<(), Box<dyn Error>> {
     let lines = rows.len().div_ceil(COLUMNS);
     let size = (WIDTH * COLUMNS as u32, HEIGHT * lines as u32 + 40);
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE)?;
     let area = area.titled(title, ("sans-serif", 20))?;
     for (row, area) in rows.iter().zip(area.split_evenly((lines, COLUMNS))) {
-        let bars: Vec<(&str, f64)> = row.cases.iter().map(|case| (case.peer, median(&case.rounds))).collect();
+        let bars: Vec<(&str, f64)> = row.peers().filter_map(|peer| Some((peer, row.cpu(peer)?))).collect();
         let highest = bars.iter().map(|bar| bar.1).fold(0.0, f64::max);
         let mut chart = ChartBuilder::on(&area)
-            .caption(&row.name, ("sans-serif", 14))
+            .caption(row.name, ("sans-serif", 14))
             .margin(6)
             .x_label_area_size(24)
             .y_label_area_size(52)

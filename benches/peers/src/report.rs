@@ -1,79 +1,156 @@
-//! What was measured, as a table in Markdown.
+//! What was measured, as tables in Markdown.
 
-use crate::measure::{Measured, Ratio, median};
+use crate::measure::{Ratio, Round, median};
 use std::fmt::Write;
+use std::io;
 
-/// Our own runtimes have this prefix, and are compared with the best of the others.
-const OURS: &str = "ours";
+/// All peers, in the order of the columns.
+const ORDER: [&str; 11] = [
+    "raw",
+    "raw-epoll",
+    "ours",
+    "ours-epoll",
+    "ours-inline",
+    "tokio",
+    "smol",
+    "futures",
+    "monoio",
+    "compio",
+    "glommio",
+];
 
-/// The measured cases of one row.
-pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) cases: Vec<Measured>,
+/// What one of ours is compared with: the one of these that needs the least in that row.
+struct Against {
+    ours: &'static str,
+    title: &'static str,
+    others: &'static [&'static str],
 }
 
-impl Row {
-    fn rounds(&self, peer: &str) -> Option<&[f64]> {
-        self.cases.iter().find(|case| case.peer == peer).map(|case| &case.rounds[..])
+const COMPARED: [Against; 6] = [
+    Against {
+        ours: "ours",
+        title: "best peer",
+        others: &["tokio", "smol", "futures", "monoio", "compio", "glommio"],
+    },
+    Against { ours: "ours", title: "raw ring", others: &["raw"] },
+    Against { ours: "ours", title: "raw epoll", others: &["raw-epoll"] },
+    Against { ours: "ours-epoll", title: "tokio, smol", others: &["tokio", "smol"] },
+    Against { ours: "ours-epoll", title: "raw epoll", others: &["raw-epoll"] },
+    Against { ours: "ours-inline", title: "sendfile(2)", others: &["raw-epoll"] },
+];
+
+/// The rounds of one row.
+pub(crate) struct Row<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) rounds: &'a [Round],
+}
+
+impl Row<'_> {
+    /// The peers that have this row.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &'static str> {
+        ORDER.into_iter().filter(|peer| self.cpu(peer).is_some())
     }
 
-    /// The peer that needs the least, and its rounds.
-    fn best(&self) -> Option<(&'static str, &[f64])> {
-        let others = self.cases.iter().filter(|case| !case.peer.starts_with(OURS) && case.peer != FLOOR);
-        let best = others.min_by(|a, b| median(&a.rounds).total_cmp(&median(&b.rounds)))?;
-        Some((best.peer, &best.rounds))
+    fn values(&self, peer: &str, p99: bool) -> Vec<f64> {
+        let samples = self.rounds.iter().filter_map(|round| round.iter().find(|sample| sample.peer == peer));
+        samples.map(|sample| if p99 { sample.p99 } else { sample.ns }).collect()
+    }
+
+    /// Nanoseconds of CPU time per operation.
+    pub(crate) fn cpu(&self, peer: &str) -> Option<f64> {
+        some_median(&self.values(peer, false))
+    }
+
+    fn p99(&self, peer: &str) -> Option<f64> {
+        some_median(&self.values(peer, true)).filter(|&ns| ns > 0.0)
+    }
+
+    fn compare(&self, against: &Against) -> Option<(Ratio, &'static str)> {
+        let others = against.others.iter().filter_map(|&other| Some((other, self.cpu(other)?)));
+        let best = others.min_by(|a, b| a.1.total_cmp(&b.1))?.0;
+        let ratio = |round: &Round| {
+            let ns = |peer: &str| round.iter().find(|sample| sample.peer == peer).map(|sample| sample.ns);
+            Some(ns(against.ours)? / ns(best)?)
+        };
+        let ratios: Vec<f64> = self.rounds.iter().filter_map(ratio).collect();
+        (!ratios.is_empty()).then(|| (Ratio::of(ratios), best))
     }
 }
 
-/// What was written by hand without a runtime is no peer.
-const FLOOR: &str = "raw";
+fn some_median(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| median(values))
+}
 
-/// One line for each row: nanoseconds of CPU time per operation, and ours over the best of the others.
-pub(crate) fn table(rows: &[Row]) -> String {
-    let mut peers: Vec<&str> = Vec::new();
-    for case in rows.iter().flat_map(|row| &row.cases) {
-        if !peers.contains(&case.peer) {
-            peers.push(case.peer);
-        }
+/// Three tables: CPU time, ratios, and the slowest hundredth where that was measured.
+pub(crate) fn tables(rows: &[Row<'_>]) -> String {
+    if rows.is_empty() {
+        return String::new();
     }
-    let ours: Vec<&str> = peers.iter().copied().filter(|peer| peer.starts_with(OURS)).collect();
-    let mut text = String::new();
-    let ratios = ours.iter().map(|peer| format!("{peer} / best (95 %)"));
-    let heads: Vec<String> = peers.iter().map(|peer| peer.to_string()).chain(ratios).collect();
-    let _ = writeln!(text, "| CPU per operation | {} |", heads.join(" | "));
-    let _ = writeln!(text, "|---|{}", "--:|".repeat(heads.len()));
-    for row in rows {
-        let times =
-            peers.iter().map(|peer| row.rounds(peer).map_or("".into(), |rounds| time(median(rounds))));
-        let ratios = ours.iter().map(|peer| match (row.rounds(peer), row.best()) {
-            (Some(ours), Some((name, best))) => ratio(&Ratio::of(ours, best), name),
-            _ => String::new(),
-        });
-        let cells: Vec<String> = times.chain(ratios).collect();
-        let _ = writeln!(text, "| {} | {} |", row.name, cells.join(" | "));
+    let mut text = times("CPU per operation", rows, |row, peer| row.cpu(peer));
+    text += "\n";
+    text += &ratios(rows);
+    if rows.iter().any(|row| row.peers().any(|peer| row.p99(peer).is_some())) {
+        text += "\n";
+        text += &times("p99 on the clock", rows, |row, peer| row.p99(peer));
     }
     text
 }
 
-/// In bold where ours needs more.
-fn ratio(ratio: &Ratio, best: &str) -> String {
-    let mark = if ratio.median > 1.0 { "**" } else { "" };
-    format!("{mark}{:.2}{mark} ({:.2}–{:.2}) {best}", ratio.median, ratio.low, ratio.high)
+fn times(title: &str, rows: &[Row<'_>], of: impl Fn(&Row<'_>, &str) -> Option<f64>) -> String {
+    let peers: Vec<&str> =
+        ORDER.into_iter().filter(|peer| rows.iter().any(|row| of(row, peer).is_some())).collect();
+    let mut text = head(title, &peers);
+    for row in rows {
+        let cells: Vec<String> = peers.iter().map(|peer| of(row, peer).map_or(String::new(), time)).collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            let _ = writeln!(text, "| {} | {} |", row.name, cells.join(" | "));
+        }
+    }
+    text
+}
+
+fn ratios(rows: &[Row<'_>]) -> String {
+    let compared: Vec<&Against> =
+        COMPARED.iter().filter(|against| rows.iter().any(|row| row.compare(against).is_some())).collect();
+    let heads: Vec<String> =
+        compared.iter().map(|against| format!("{} / {}", against.ours, against.title)).collect();
+    let mut text = head("ratio (95 %), rounds", &heads.iter().map(String::as_str).collect::<Vec<_>>());
+    for row in rows {
+        let cell = |against: &&Against| {
+            let Some((ratio, best)) = row.compare(against) else { return String::new() };
+            // In bold where ours needs more.
+            let mark = if ratio.median > 1.0 { "**" } else { "" };
+            let name = if against.others.len() > 1 { format!(" {best}") } else { String::new() };
+            format!("{mark}{:.2}{mark} ({:.2}–{:.2}){name}", ratio.median, ratio.low, ratio.high)
+        };
+        let cells: Vec<String> = compared.iter().map(cell).collect();
+        let _ = writeln!(text, "| {}, {} | {} |", row.name, row.rounds.len(), cells.join(" | "));
+    }
+    text
+}
+
+fn head(title: &str, columns: &[&str]) -> String {
+    format!("| {title} | {} |\n|---|{}\n", columns.join(" | "), "--:|".repeat(columns.len()))
 }
 
 fn time(ns: f64) -> String {
     match ns {
         0.0..100.0 => format!("{ns:.1} ns"),
         100.0..10_000.0 => format!("{ns:.0} ns"),
-        _ => format!("{:.1} µs", ns / 1e3),
+        10_000.0..1e6 => format!("{:.1} µs", ns / 1e3),
+        _ => format!("{:.2} ms", ns / 1e6),
     }
 }
 
 /// One line for each peer.
-pub(crate) fn memory(title: &str, found: &[(&str, f64)]) -> String {
+pub(crate) fn memory(title: &str, found: &[(&str, io::Result<f64>)]) -> String {
     let mut text = format!("\n| {title} | per connection |\n|---|--:|\n");
     for (peer, bytes) in found {
-        let _ = writeln!(text, "| {peer} | {:.2} KiB |", bytes / 1024.0);
+        let cell = match bytes {
+            Ok(bytes) => format!("{:.2} KiB", bytes / 1024.0),
+            Err(error) => error.to_string(),
+        };
+        let _ = writeln!(text, "| {peer} | {cell} |");
     }
     text
 }

@@ -1,5 +1,7 @@
 //! A server's process, as its parent sees it; and how the server says where it listens.
 
+use super::Scenario;
+use super::client::Done;
 use crate::measure::{Cost, pin};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -26,11 +28,14 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    pub(crate) fn start(peer: &str, kind: &str) -> io::Result<Child> {
+    pub(crate) fn start(peer: &str, scenario: Scenario) -> io::Result<Child> {
         let program = std::env::current_exe()?;
-        let file = file()?;
-        let mut process =
-            Command::new(program).args(["--serve", peer, kind]).arg(file).stdout(Stdio::piped()).spawn()?;
+        let (connections, bytes) = scenario.size();
+        let mut process = Command::new(program)
+            .args(["--serve", peer, scenario.kind(), &connections.to_string(), &bytes.to_string()])
+            .arg(file()?)
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line)?;
         let line = line.trim();
@@ -39,15 +44,16 @@ impl Child {
             Err(_) if line.starts_with('/') => Address::Path(line.into()),
             Err(_) => return Err(io::Error::other(format!("the server {peer} does not start"))),
         };
+        // The server has pinned itself to the first.
         pin(1);
         Ok(Child { process, address })
     }
 
-    /// The CPU time of the server while `load` runs, which says how many operations that were.
-    pub(crate) fn cost_of(&mut self, load: impl FnOnce() -> u64) -> Cost {
+    /// The CPU time of the server while `load` runs.
+    pub(crate) fn cost_of(&mut self, load: impl FnOnce() -> Done) -> Cost {
         let before = self.cpu();
-        let operations = load();
-        Cost { cpu: self.cpu() - before, operations }
+        let done = load();
+        Cost { cpu: self.cpu() - before, operations: done.operations, p99: done.p99 }
     }
 
     fn cpu(&self) -> Duration {
@@ -91,6 +97,12 @@ pub(crate) fn file() -> io::Result<PathBuf> {
         std::fs::write(&path, vec![0x5a; FILE_BYTES as usize])?;
     }
     Ok(path)
+}
+
+/// Ends a server when the process that started it has ended, however that went.
+pub(crate) fn end_with_parent() {
+    // SAFETY: passes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 fn announce(address: &str) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use super::Scenario;
 use super::child::Address;
+use crate::measure::p99;
 use crate::raw::client::{Churn, Echo};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
@@ -44,26 +45,39 @@ impl Load {
         })
     }
 
-    /// Performs about so many operations, and says how many they were.
-    pub(crate) fn run(&mut self, operations: u64) -> io::Result<u64> {
+    /// Performs about so many operations.
+    pub(crate) fn run(&mut self, operations: u64) -> io::Result<Done> {
         match self {
-            Load::Echo(echo) => echo.run(operations).map(|()| operations),
-            Load::Churn(churn) => churn.run(operations).map(|()| operations),
+            Load::Echo(echo) => {
+                echo.run(operations)?;
+                Ok(Done { operations, p99: p99(&mut echo.times) })
+            }
+            Load::Churn(churn) => {
+                churn.run(operations)?;
+                Ok(Done { operations, p99: p99(&mut churn.times) })
+            }
             Load::Bulk { address, connections, bytes } => {
                 let each = operations.div_ceil(*connections as u64);
                 let (address, bytes) = (&*address, *bytes);
                 let sends = (0..*connections).map(|_| move || send_bulk(&connect(address)?, each, bytes));
                 together(sends)?;
-                Ok(each * *connections as u64)
+                Ok(Done { operations: each * *connections as u64, p99: Duration::ZERO })
             }
             Load::Files { connections, bytes } => {
                 let each = operations.div_ceil(connections.len() as u64);
                 let bytes = *bytes;
-                together(connections.iter().map(|stream| move || fetch(stream, each, bytes)))?;
-                Ok(each * connections.len() as u64)
+                let times = together(connections.iter().map(|stream| move || fetch(stream, each, bytes)))?;
+                let p99 = p99(&mut times.concat());
+                Ok(Done { operations: each * connections.len() as u64, p99 })
             }
         }
     }
+}
+
+/// What a client has done, and how long 99 of 100 operations took at most.
+pub(crate) struct Done {
+    pub(crate) operations: u64,
+    pub(crate) p99: Duration,
 }
 
 impl Address {
@@ -100,10 +114,12 @@ fn connect(address: &Address) -> io::Result<TcpStream> {
 }
 
 /// Each in a thread of its own, on the CPU of this one.
-fn together(work: impl Iterator<Item = impl FnOnce() -> io::Result<()> + Send>) -> io::Result<()> {
+fn together<T: Send>(
+    work: impl Iterator<Item = impl FnOnce() -> io::Result<T> + Send>,
+) -> io::Result<Vec<T>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = work.map(|work| scope.spawn(work)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a client does not panic"))
+        threads.into_iter().map(|thread| thread.join().expect("a client does not panic")).collect()
     })
 }
 
@@ -117,9 +133,11 @@ fn send_bulk(mut stream: &TcpStream, count: u64, bytes: usize) -> io::Result<()>
 }
 
 /// Requests the file so often, and lets the kernel throw away what comes: a client that copies would be most of what
-/// there is to wait for.
-fn fetch(mut stream: &TcpStream, count: u64, bytes: u64) -> io::Result<()> {
+/// there is to wait for. Returns the nanoseconds that each took.
+fn fetch(mut stream: &TcpStream, count: u64, bytes: u64) -> io::Result<Vec<u32>> {
+    let mut times = Vec::new();
     for _ in 0..count {
+        let begin = Instant::now();
         stream.write_all(&bytes.to_le_bytes())?;
         let mut left = bytes as usize;
         while left > 0 {
@@ -131,6 +149,7 @@ fn fetch(mut stream: &TcpStream, count: u64, bytes: u64) -> io::Result<()> {
                 _ => return Err(io::Error::last_os_error()),
             }
         }
+        times.push(begin.elapsed().as_nanos().try_into().unwrap_or(u32::MAX));
     }
-    Ok(())
+    Ok(times)
 }

@@ -1,6 +1,6 @@
 //! compio's servers: echoes from the runtime's own buffers by multishot receive; files are read and written.
 
-use super::{Serve, ServeUdp};
+use super::Serve;
 use crate::peers::Compio;
 use compio::buf::{BufResult, IntoInner, IoBuf};
 use compio::fs::File;
@@ -100,10 +100,8 @@ impl Serve for Compio {
             spawn(files(listener.accept().await.expect("it listens").0, file.clone())).detach();
         }
     }
-}
 
-impl ServeUdp for Compio {
-    async fn echo(socket: std::net::UdpSocket) {
+    async fn echo_udp(socket: std::net::UdpSocket) {
         let socket = UdpSocket::from_std(socket).expect("the driver takes it");
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {

@@ -1,6 +1,6 @@
 //! glommio's servers: a buffer for each connection; files are read and written.
 
-use super::{Serve, ServeUdp};
+use super::Serve;
 use crate::peers::Glommio;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use glommio::io::BufferedFile;
@@ -77,10 +77,8 @@ impl Serve for Glommio {
             spawn_local(files(listener.accept().await.expect("it listens"), file.clone())).detach();
         }
     }
-}
 
-impl ServeUdp for Glommio {
-    async fn echo(socket: std::net::UdpSocket) {
+    async fn echo_udp(socket: std::net::UdpSocket) {
         // SAFETY: the descriptor was just given up by its owner.
         let socket = unsafe { UdpSocket::from_raw_fd(socket.into_raw_fd()) };
         let mut buffer = vec![0; BUFFER];

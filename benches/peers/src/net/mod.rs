@@ -9,11 +9,13 @@ mod compio;
 mod glommio;
 mod monoio;
 mod ours;
+mod raw_epoll;
+mod raw_ring;
 mod smol;
 mod tokio;
 
-use crate::measure::Case;
-use crate::peers::{Compio, Epoll, Glommio, Monoio, Ring, Smol, Tokio};
+use crate::measure::{Case, pin};
+use crate::peers::{Compio, Epoll, Glommio, Inline, Monoio, Ring, Smol, Tokio};
 use crate::raw;
 use crate::tasks::runtime::Runtime;
 use child::Child;
@@ -23,8 +25,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a peer's server has to do, in its own best way. None of these ends.
 pub(crate) trait Serve: Runtime {
@@ -34,6 +35,9 @@ pub(crate) trait Serve: Runtime {
     /// The same on a UNIX socket, which it makes.
     fn echo_unix(path: PathBuf) -> impl Future<Output = ()>;
 
+    /// Sends each datagram back.
+    fn echo_udp(socket: UdpSocket) -> impl Future<Output = ()>;
+
     /// Discards what comes, and at its end sends one byte.
     fn sink(listener: TcpListener) -> impl Future<Output = ()>;
 
@@ -41,12 +45,9 @@ pub(crate) trait Serve: Runtime {
     fn files(listener: TcpListener, file: PathBuf) -> impl Future<Output = ()>;
 }
 
-pub(crate) trait ServeUdp: Runtime {
-    /// Sends each datagram back.
-    fn echo(socket: UdpSocket) -> impl Future<Output = ()>;
-}
-
-const NAMES: [&str; 8] = ["raw", "ours", "ours-epoll", "tokio", "smol", "monoio", "compio", "glommio"];
+/// `raw` and `raw-epoll` are servers written by hand, for one purpose each.
+const NAMES: [&str; 10] =
+    ["raw", "raw-epoll", "ours", "ours-epoll", "ours-inline", "tokio", "smol", "monoio", "compio", "glommio"];
 
 /// The connections of a case, and what goes over them.
 #[derive(Clone, Copy)]
@@ -71,23 +72,33 @@ impl Scenario {
         }
     }
 
-    fn is_for(self, peer: &str) -> bool {
+    fn size(self) -> (usize, usize) {
         match self {
-            Self::Echo { .. } | Self::Unix { .. } | Self::Churn { .. } => true,
-            Self::Udp { .. } => !matches!(peer, "raw" | "ours" | "ours-epoll"),
-            Self::Bulk { .. } | Self::Files { .. } => peer != "raw",
+            Self::Echo { connections, bytes }
+            | Self::Unix { connections, bytes }
+            | Self::Udp { sockets: connections, bytes }
+            | Self::Bulk { connections, bytes } => (connections, bytes),
+            Self::Churn { at_a_time } => (at_a_time, raw::client::MESSAGE),
+            Self::Files { connections, bytes } => (connections, bytes as usize),
         }
+    }
+
+    fn is_for(self, peer: &str) -> bool {
+        matches!(self, Self::Files { .. }) || peer != "ours-inline"
     }
 }
 
-const SCENARIOS: [(&str, Scenario); 13] = [
+const SCENARIOS: [(&str, Scenario); 16] = [
     ("echo 64 B, connections 1", Scenario::Echo { connections: 1, bytes: 64 }),
     ("echo 64 B, connections 50", Scenario::Echo { connections: 50, bytes: 64 }),
     ("echo 64 B, connections 1000", Scenario::Echo { connections: 1000, bytes: 64 }),
     ("echo 4 KiB, connections 1", Scenario::Echo { connections: 1, bytes: 4096 }),
     ("echo 4 KiB, connections 50", Scenario::Echo { connections: 50, bytes: 4096 }),
     ("echo 4 KiB, connections 1000", Scenario::Echo { connections: 1000, bytes: 4096 }),
+    ("UNIX echo 64 B, connections 1", Scenario::Unix { connections: 1, bytes: 64 }),
     ("UNIX echo 64 B, connections 50", Scenario::Unix { connections: 50, bytes: 64 }),
+    ("UNIX echo 64 B, connections 1000", Scenario::Unix { connections: 1000, bytes: 64 }),
+    ("UDP echo 64 B, sockets 1", Scenario::Udp { sockets: 1, bytes: 64 }),
     ("UDP echo 64 B, sockets 50", Scenario::Udp { sockets: 50, bytes: 64 }),
     ("churn: connect, 64 B echo, close, 50 at a time", Scenario::Churn { at_a_time: 50 }),
     ("bulk receive, each 64 KiB, connections 4", Scenario::Bulk { connections: 4, bytes: 64 << 10 }),
@@ -106,7 +117,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 let mut running = running.borrow_mut();
                 let (child, load) = running.get_or_insert_with(|| {
                     let start = || {
-                        let child = Child::start(peer, scenario.kind())?;
+                        let child = Child::start(peer, scenario)?;
                         let load = Load::new(scenario, &child.address)?;
                         Ok::<_, io::Error>((child, load))
                     };
@@ -123,53 +134,63 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Resident memory for each of so many idle connections, by peer, in bytes.
+/// Resident memory for each of so many idle connections, by peer, in bytes; an error where the peer drops some.
 pub(crate) fn idle_memory(
     connections: usize,
     wanted: impl Fn(&str) -> bool,
-) -> io::Result<Vec<(&'static str, f64)>> {
-    let mut found = Vec::new();
-    for peer in NAMES.into_iter().filter(|peer| wanted(peer)) {
-        let child = Child::start(peer, "echo")?;
+) -> Vec<(&'static str, io::Result<f64>)> {
+    let few = Scenario::Echo { connections: 50, bytes: 64 };
+    let many = Scenario::Echo { connections, bytes: 64 };
+    let of = |peer| {
+        let child = Child::start(peer, many)?;
         // What is made once is made now.
-        Load::new(Scenario::Echo { connections: 50, bytes: 64 }, &child.address)?.run(500)?;
+        Load::new(few, &child.address)?.run(500)?;
         let before = child.resident()?;
-        let mut load = Load::new(Scenario::Echo { connections, bytes: 64 }, &child.address)?;
+        let mut load = Load::new(many, &child.address)?;
         load.run(connections as u64)?;
-        found.push((peer, child.resident()?.saturating_sub(before) as f64 / connections as f64));
-    }
-    Ok(found)
+        Ok(child.resident()?.saturating_sub(before) as f64 / connections as f64)
+    };
+    let peers = NAMES.into_iter().filter(|peer| many.is_for(peer) && wanted(peer));
+    peers.map(|peer| (peer, of(peer))).collect()
 }
 
-/// The whole of a server's process: prints where it listens, and serves until its parent is gone.
-pub(crate) fn serve(peer: &str, kind: &str, file: &Path) -> io::Result<()> {
-    raw::os::pin(false);
+/// What a server's process is told.
+struct Job<'a> {
+    kind: &'a str,
+    connections: usize,
+    bytes: usize,
+    file: PathBuf,
+}
+
+/// The whole of a server's process: prints where it listens, and serves until its parent kills it.
+pub(crate) fn serve(words: &[String]) -> io::Result<()> {
+    let [peer, kind, connections, bytes, file] = words else {
+        return Err(io::Error::other("a server needs five words"));
+    };
+    let size = |word: &str| word.parse::<usize>().map_err(io::Error::other);
+    let job = Job { kind, connections: size(connections)?, bytes: size(bytes)?, file: file.into() };
+    child::end_with_parent();
+    // Not the CPU of its parent, which has pinned itself too.
+    pin(0);
     raw::os::raise_descriptor_limit();
-    match peer {
-        "raw" => serve_raw(kind),
-        "ours" => serve_by::<Ring>(kind, file),
-        "ours-epoll" => serve_by::<Epoll>(kind, file),
-        "tokio" => udp_too::<Tokio>(kind, file),
-        "smol" => udp_too::<Smol>(kind, file),
-        "monoio" => udp_too::<Monoio>(kind, file),
-        "compio" => udp_too::<Compio>(kind, file),
-        "glommio" => udp_too::<Glommio>(kind, file),
+    match &peer[..] {
+        "raw" => raw_ring::serve(&job),
+        "raw-epoll" => raw_epoll::serve(&job),
+        "ours" => serve_by::<Ring>(&job),
+        "ours-epoll" => serve_by::<Epoll>(&job),
+        "ours-inline" => serve_by::<Inline>(&job),
+        "tokio" => serve_by::<Tokio>(&job),
+        "smol" => serve_by::<Smol>(&job),
+        "monoio" => serve_by::<Monoio>(&job),
+        "compio" => serve_by::<Compio>(&job),
+        "glommio" => serve_by::<Glommio>(&job),
         _ => Err(io::Error::other(format!("nobody is called {peer}"))),
     }
 }
 
-fn serve_raw(kind: &str) -> io::Result<()> {
-    let (stop, _never) = UnixStream::pair()?;
-    let listener = match kind {
-        "unix" => std::os::unix::net::UnixListener::bind(child::announce_path()?)?.into(),
-        _ => child::announce_tcp()?.into(),
-    };
-    raw::server::serve(listener, stop.into())
-}
-
-fn serve_by<R: Serve>(kind: &str, file: &Path) -> io::Result<()> {
-    let file = file.to_path_buf();
-    match kind {
+fn serve_by<R: Serve>(job: &Job<'_>) -> io::Result<()> {
+    let file = job.file.clone();
+    match job.kind {
         "echo" => {
             let listener = child::announce_tcp()?;
             R::block_on(async move { R::echo(listener).await });
@@ -177,6 +198,10 @@ fn serve_by<R: Serve>(kind: &str, file: &Path) -> io::Result<()> {
         "unix" => {
             let path = child::announce_path()?;
             R::block_on(async move { R::echo_unix(path).await });
+        }
+        "udp" => {
+            let socket = child::announce_udp()?;
+            R::block_on(async move { R::echo_udp(socket).await });
         }
         "sink" => {
             let listener = child::announce_tcp()?;
@@ -186,16 +211,7 @@ fn serve_by<R: Serve>(kind: &str, file: &Path) -> io::Result<()> {
             let listener = child::announce_tcp()?;
             R::block_on(async move { R::files(listener, file).await });
         }
-        _ => return Err(io::Error::other(format!("nobody serves {kind}"))),
+        kind => return Err(io::Error::other(format!("nobody serves {kind}"))),
     }
-    Ok(())
-}
-
-fn udp_too<R: Serve + ServeUdp>(kind: &str, file: &Path) -> io::Result<()> {
-    if kind != "udp" {
-        return serve_by::<R>(kind, file);
-    }
-    let socket = child::announce_udp()?;
-    R::block_on(async move { <R as ServeUdp>::echo(socket).await });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! monoio's servers: one buffer for each connection goes into the kernel and back; files are read and written.
 
-use super::{Serve, ServeUdp};
+use super::Serve;
 use crate::peers::Monoio;
 use monoio::fs::File;
 use monoio::io::{AsyncReadRent, AsyncReadRentExt, AsyncWriteRent, AsyncWriteRentExt};
@@ -87,10 +87,8 @@ impl Serve for Monoio {
             spawn(files(listener.accept().await.expect("it listens").0, file.clone()));
         }
     }
-}
 
-impl ServeUdp for Monoio {
-    async fn echo(socket: std::net::UdpSocket) {
+    async fn echo_udp(socket: std::net::UdpSocket) {
         let socket = UdpSocket::from_std(socket).expect("the driver takes it");
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {

@@ -2,8 +2,8 @@
 
 use super::Serve;
 use crate::tasks::ours::Driver;
-use proactor::net::{Family, Stream, TcpListener, TcpStream, UnixListener};
-use std::fs::File;
+use proactor::fs::File;
+use proactor::net::{Family, Stream, TcpListener, TcpStream, UdpSocket, UnixListener};
 use std::io;
 use std::path::PathBuf;
 
@@ -15,15 +15,23 @@ async fn echo<F: Family>(stream: Stream<F>) -> io::Result<()> {
 }
 
 async fn sink(stream: TcpStream) -> io::Result<()> {
-    while stream.receive().await?.is_some() {}
+    let mut buffer = Vec::with_capacity(256 << 10);
+    loop {
+        let (n, filled) = stream.receive_into(buffer).await?;
+        if n == 0 {
+            break;
+        }
+        buffer = filled;
+        buffer.clear();
+    }
     stream.send("e").await?;
     stream.close().await
 }
 
-async fn files(stream: TcpStream, file: File) -> io::Result<()> {
+async fn files(stream: TcpStream, file: &File, inline: bool) -> io::Result<()> {
     while let Some(request) = stream.receive().await? {
         let bytes = u64::from_le_bytes(request[..].try_into().expect("a request comes whole"));
-        stream.send_file(&file).count(bytes).await?;
+        stream.send_file(file).count(bytes).inline(inline).await?;
     }
     Ok(())
 }
@@ -42,13 +50,26 @@ impl<D: Driver> Serve for D {
         listener.serve(echo).until_cancelled().await.expect("it listens");
     }
 
+    async fn echo_udp(socket: std::net::UdpSocket) {
+        const QUEUED_MAX: usize = 1 << 20;
+        let socket = UdpSocket::from_std(socket).expect("the driver takes it");
+        loop {
+            let (bytes, from) = socket.receive_from().await.expect("it receives");
+            if socket.write_to(bytes, from).expect("it is open") > QUEUED_MAX {
+                socket.flush().await.expect("it sends");
+            }
+        }
+    }
+
     async fn sink(from: std::net::TcpListener) {
         listener(from).serve(sink).until_cancelled().await.expect("it listens");
     }
 
     async fn files(from: std::net::TcpListener, file: PathBuf) {
-        let file = File::open(file).expect("the file is there");
-        let handler = async move |stream| files(stream, file.try_clone()?).await;
+        let file = File::open(file).await.expect("the file is there");
+        // The handler lives as long as the loop, and the server with it.
+        let file: &File = Box::leak(Box::new(file));
+        let handler = async move |stream| files(stream, file, D::INLINE).await;
         listener(from).serve(handler).until_cancelled().await.expect("it listens");
     }
 }

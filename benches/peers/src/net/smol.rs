@@ -1,6 +1,6 @@
 //! smol's servers: as those of tokio.
 
-use super::{Serve, ServeUdp};
+use super::Serve;
 use crate::peers::Smol;
 use crate::tasks::smol::spawn;
 use async_io::Async;
@@ -76,10 +76,8 @@ impl Serve for Smol {
             spawn(files(listener.accept().await.expect("it listens").0, file.clone())).detach();
         }
     }
-}
 
-impl ServeUdp for Smol {
-    async fn echo(socket: UdpSocket) {
+    async fn echo_udp(socket: UdpSocket) {
         let socket = Async::new(socket).expect("the reactor takes it");
         let mut buffer = vec![0; BUFFER];
         loop {

@@ -1,6 +1,6 @@
 //! tokio's servers: a buffer for each connection, files by sendfile(2) when the socket is writable.
 
-use super::{Serve, ServeUdp};
+use super::Serve;
 use crate::peers::Tokio;
 use std::fs::File;
 use std::io;
@@ -75,10 +75,8 @@ impl Serve for Tokio {
             spawn_local(files(listener.accept().await.expect("it listens").0, file.clone()));
         }
     }
-}
 
-impl ServeUdp for Tokio {
-    async fn echo(socket: std::net::UdpSocket) {
+    async fn echo_udp(socket: std::net::UdpSocket) {
         socket.set_nonblocking(true).expect("a socket can be non-blocking");
         let socket = UdpSocket::from_std(socket).expect("the reactor takes it");
         let mut buffer = vec![0; BUFFER];

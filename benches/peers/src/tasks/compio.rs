@@ -1,12 +1,13 @@
 //! compio on io_uring. It has no locks and channels of its own; between threads its users take flume.
 
-use super::runtime::{A_WHILE, Cancel, CancelReceives, FromThread, Runtime, Timeout, ToThread};
-use crate::measure::{Clock, Cost};
+use super::runtime::{
+    A_WHILE, Cancel, CancelReceives, Runtime, Timeout, ToThread, cancel_each, threads_by_flume,
+};
+use crate::measure::Cost;
 use compio::driver::ProactorBuilder;
 use compio::io::AsyncRead;
 use compio::net::UnixStream;
 use compio::runtime::{JoinHandle, RuntimeBuilder, spawn, spawn_blocking};
-use futures_util::future::join_all;
 use std::num::NonZero;
 use std::time::Duration;
 
@@ -33,26 +34,18 @@ impl Runtime for Compio {
         async move { task.await.expect("a task ends") }
     }
 
-    fn yield_now() -> impl Future<Output = ()> {
-        futures_lite::future::yield_now()
-    }
-
     fn pause() -> impl Future<Output = ()> {
         compio::time::sleep(A_WHILE)
     }
 }
 
-async fn cancel_tasks(tasks: Vec<JoinHandle<()>>, waiting: impl Future<Output = ()>) -> Cost {
-    waiting.await;
-    let children = tasks.len() as u64;
-    let clock = Clock::start();
-    join_all(tasks.into_iter().map(JoinHandle::cancel)).await;
-    clock.cost(children)
-}
-
 impl Cancel for Compio {
     fn cancel_tasks(children: usize) -> impl Future<Output = Cost> {
-        cancel_tasks((0..children).map(|_| spawn(std::future::pending())).collect(), Self::settle())
+        cancel_each(
+            (0..children).map(|_| spawn(std::future::pending::<()>())).collect(),
+            Self::settle(),
+            JoinHandle::cancel,
+        )
     }
 }
 
@@ -62,7 +55,12 @@ impl CancelReceives for Compio {
             let mut socket = UnixStream::from_std(socket).expect("the driver takes it");
             drop(socket.read(Vec::with_capacity(64)).await);
         };
-        cancel_tasks(sockets.into_iter().map(|socket| spawn(receive(socket))).collect(), Self::pause()).await
+        cancel_each(
+            sockets.into_iter().map(|socket| spawn(receive(socket))).collect(),
+            Self::pause(),
+            JoinHandle::cancel,
+        )
+        .await
     }
 }
 
@@ -72,22 +70,7 @@ impl Timeout for Compio {
     }
 }
 
-impl FromThread for Compio {
-    type FromThread = flume::Sender<u64>;
-    type IntoLoop = flume::Receiver<u64>;
-
-    fn thread_channel(places: usize) -> (Self::FromThread, Self::IntoLoop) {
-        flume::bounded(places)
-    }
-
-    fn send_blocking(sender: &Self::FromThread, item: u64) {
-        sender.send(item).expect("the loop receives");
-    }
-
-    async fn take(receiver: &mut Self::IntoLoop) -> u64 {
-        receiver.recv_async().await.expect("the thread sends")
-    }
-}
+threads_by_flume!(Compio);
 
 impl ToThread for Compio {
     async fn to_thread() {

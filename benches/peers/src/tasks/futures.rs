@@ -6,7 +6,7 @@ use futures_executor::{LocalPool, LocalSpawner};
 use futures_util::task::LocalSpawnExt;
 use futures_util::{SinkExt, StreamExt, lock};
 use std::cell::RefCell;
-use std::hint::black_box;
+use std::ops::DerefMut;
 use std::rc::Rc;
 
 pub(crate) struct Futures;
@@ -31,10 +31,6 @@ impl Runtime for Futures {
         })
     }
 
-    fn yield_now() -> impl Future<Output = ()> {
-        futures_lite::future::yield_now()
-    }
-
     fn pause() -> impl Future<Output = ()> {
         Self::yield_now()
     }
@@ -47,12 +43,8 @@ impl Lock for Futures {
         Rc::default()
     }
 
-    async fn turn(lock: &Self::Lock, yields: bool) {
-        let mut guard = lock.lock().await;
-        *guard = black_box(*guard + 1);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(lock: &Self::Lock) -> impl DerefMut<Target = u64> {
+        lock.lock().await
     }
 }
 

@@ -1,16 +1,16 @@
 //! glommio, which has io_uring only; between threads flume, since its own channels join executors of glommio.
 
 use super::runtime::{
-    A_WHILE, Cancel, CancelReceives, Channel, FromThread, Lock, Runtime, Semaphore, Timeout, ToThread,
+    A_WHILE, Cancel, CancelReceives, Channel, Lock, Runtime, Semaphore, Timeout, ToThread, cancel_each,
+    threads_by_flume,
 };
-use crate::measure::{Clock, Cost};
+use crate::measure::Cost;
 use futures_lite::AsyncReadExt;
-use futures_util::future::join_all;
 use glommio::channels::local_channel::{LocalReceiver, LocalSender, new_bounded};
 use glommio::net::UnixStream;
 use glommio::timer::{Timer, timeout};
 use glommio::{LocalExecutorBuilder, Placement, Task, executor, spawn_local, sync};
-use std::hint::black_box;
+use std::ops::DerefMut;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -28,26 +28,18 @@ impl Runtime for Glommio {
         spawn_local(future)
     }
 
-    fn yield_now() -> impl Future<Output = ()> {
-        futures_lite::future::yield_now()
-    }
-
     async fn pause() {
         Timer::new(A_WHILE).await;
     }
 }
 
-async fn cancel_tasks(tasks: Vec<Task<()>>, waiting: impl Future<Output = ()>) -> Cost {
-    waiting.await;
-    let children = tasks.len() as u64;
-    let clock = Clock::start();
-    join_all(tasks.into_iter().map(Task::cancel)).await;
-    clock.cost(children)
-}
-
 impl Cancel for Glommio {
     fn cancel_tasks(children: usize) -> impl Future<Output = Cost> {
-        cancel_tasks((0..children).map(|_| spawn_local(std::future::pending())).collect(), Self::settle())
+        cancel_each(
+            (0..children).map(|_| spawn_local(std::future::pending::<()>())).collect(),
+            Self::settle(),
+            Task::cancel,
+        )
     }
 }
 
@@ -58,8 +50,12 @@ impl CancelReceives for Glommio {
             let mut socket = unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) };
             drop(socket.read(&mut [0; 64]).await);
         };
-        cancel_tasks(sockets.into_iter().map(|socket| spawn_local(receive(socket))).collect(), Self::pause())
-            .await
+        cancel_each(
+            sockets.into_iter().map(|socket| spawn_local(receive(socket))).collect(),
+            Self::pause(),
+            Task::cancel,
+        )
+        .await
     }
 }
 
@@ -70,12 +66,8 @@ impl Lock for Glommio {
         Rc::new(sync::RwLock::new(0))
     }
 
-    async fn turn(lock: &Self::Lock, yields: bool) {
-        let mut guard = lock.write().await.expect("it is open");
-        *guard = black_box(*guard + 1);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(lock: &Self::Lock) -> impl DerefMut<Target = u64> {
+        lock.write().await.expect("it is open")
     }
 }
 
@@ -86,11 +78,8 @@ impl Semaphore for Glommio {
         Rc::new(sync::Semaphore::new(permits as u64))
     }
 
-    async fn turn(semaphore: &Self::Semaphore, yields: bool) {
-        let _permit = black_box(semaphore.acquire_permit(1).await.expect("a permit"));
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(semaphore: &Self::Semaphore) -> impl Sized {
+        semaphore.acquire_permit(1).await.expect("a permit")
     }
 }
 
@@ -121,22 +110,7 @@ impl Timeout for Glommio {
     }
 }
 
-impl FromThread for Glommio {
-    type FromThread = flume::Sender<u64>;
-    type IntoLoop = flume::Receiver<u64>;
-
-    fn thread_channel(places: usize) -> (Self::FromThread, Self::IntoLoop) {
-        flume::bounded(places)
-    }
-
-    fn send_blocking(sender: &Self::FromThread, item: u64) {
-        sender.send(item).expect("the loop receives");
-    }
-
-    async fn take(receiver: &mut Self::IntoLoop) -> u64 {
-        receiver.recv_async().await.expect("the thread sends")
-    }
-}
+threads_by_flume!(Glommio);
 
 impl ToThread for Glommio {
     fn to_thread() -> impl Future<Output = ()> {

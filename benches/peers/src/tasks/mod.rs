@@ -8,6 +8,8 @@ mod futures;
 pub(crate) mod glommio;
 pub(crate) mod monoio;
 pub(crate) mod ours;
+mod pipes;
+mod raw;
 mod reads;
 pub(crate) mod runtime;
 mod scenarios;
@@ -15,14 +17,20 @@ pub(crate) mod smol;
 pub(crate) mod tokio;
 
 use crate::measure::{Case, Cost};
+use pipes::Pipe;
 use reads::ReadFile;
 use runtime::{
     Cancel, CancelReceives, Channel, Event, FromThread, Lock, Oneshot, Runtime, Semaphore, Timeout, ToThread,
 };
 
+const READS: &str = "file read 4 KiB, at a time";
+const PIPES: &str = "pipe there and back, bytes";
+
 /// All rows of this part, in the order of the table.
 pub(crate) fn cases() -> Vec<Case> {
     let mut rows = Rows(Vec::new());
+    rows.0.extend([1, 32, 128].map(raw::reads));
+    rows.0.extend([64, 4096].map(raw::pipes));
     rows.of_ours::<ours::Ring>();
     rows.of_ours::<ours::Epoll>();
     rows.of_tokio();
@@ -116,7 +124,13 @@ impl Rows {
 
     fn reads<R: ReadFile>(&mut self) {
         for depth in [1, 32, 128] {
-            self.add::<R, _>("file read 4 KiB, at a time", depth, reads::reads::<R>);
+            self.add::<R, _>(READS, depth, reads::reads::<R>);
+        }
+    }
+
+    fn pipes<R: Pipe>(&mut self) {
+        for bytes in [64, 4096] {
+            self.add::<R, _>(PIPES, bytes, pipes::pipes::<R>);
         }
     }
 
@@ -147,6 +161,7 @@ impl Rows {
         self.threads_to_loop::<R>();
         self.loop_to_thread::<R>();
         self.reads::<R>();
+        self.pipes::<R>();
     }
 
     fn of_tokio(&mut self) {
@@ -163,6 +178,7 @@ impl Rows {
         self.threads_to_loop::<tokio::Tokio>();
         self.loop_to_thread::<tokio::Tokio>();
         self.reads::<tokio::Tokio>();
+        self.pipes::<tokio::Tokio>();
     }
 
     fn of_smol(&mut self) {
@@ -180,6 +196,7 @@ impl Rows {
         self.threads_to_loop::<smol::Smol>();
         self.loop_to_thread::<smol::Smol>();
         self.reads::<smol::Smol>();
+        self.pipes::<smol::Smol>();
     }
 
     fn of_futures(&mut self) {
@@ -211,6 +228,7 @@ impl Rows {
         self.threads_to_loop::<compio::Compio>();
         self.loop_to_thread::<compio::Compio>();
         self.reads::<compio::Compio>();
+        self.pipes::<compio::Compio>();
     }
 
     fn of_glommio(&mut self) {

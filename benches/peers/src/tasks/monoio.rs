@@ -1,7 +1,7 @@
 //! monoio on io_uring, with local-sync, its own locks and channels. Its tasks cannot be cancelled, its operations can.
 
 use super::runtime::{
-    A_WHILE, CancelReceives, Channel, FromThread, Oneshot, Runtime, Semaphore, Timeout, ToThread,
+    A_WHILE, CancelReceives, Channel, Oneshot, Runtime, Semaphore, Timeout, ToThread, threads_by_flume,
 };
 use crate::measure::{Clock, Cost};
 use local_sync::{mpsc::bounded, oneshot, semaphore};
@@ -9,7 +9,6 @@ use monoio::blocking::DefaultThreadPool;
 use monoio::io::{CancelableAsyncReadRent, Canceller};
 use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
-use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,10 +37,6 @@ impl Runtime for Monoio {
 
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> + 'static {
         monoio::spawn(future)
-    }
-
-    fn yield_now() -> impl Future<Output = ()> {
-        futures_lite::future::yield_now()
     }
 
     fn pause() -> impl Future<Output = ()> {
@@ -80,11 +75,8 @@ impl Semaphore for Monoio {
         Rc::new(semaphore::Semaphore::new(permits))
     }
 
-    async fn turn(semaphore: &Self::Semaphore, yields: bool) {
-        let _permit = black_box(semaphore.acquire().await.expect("a permit"));
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(semaphore: &Self::Semaphore) -> impl Sized {
+        semaphore.acquire().await.expect("a permit")
     }
 }
 
@@ -124,22 +116,7 @@ impl Timeout for Monoio {
     }
 }
 
-impl FromThread for Monoio {
-    type FromThread = flume::Sender<u64>;
-    type IntoLoop = flume::Receiver<u64>;
-
-    fn thread_channel(places: usize) -> (Self::FromThread, Self::IntoLoop) {
-        flume::bounded(places)
-    }
-
-    fn send_blocking(sender: &Self::FromThread, item: u64) {
-        sender.send(item).expect("the loop receives");
-    }
-
-    async fn take(receiver: &mut Self::IntoLoop) -> u64 {
-        receiver.recv_async().await.expect("the thread sends")
-    }
-}
+threads_by_flume!(Monoio);
 
 impl ToThread for Monoio {
     async fn to_thread() {

@@ -10,14 +10,15 @@ use proactor::net::UnixStream;
 use proactor::stream::{ObjectReceiver, ObjectSender, memory_object_stream};
 use proactor::thread::{Receiver, Sender, channel, to_thread};
 use proactor::{DriverChoice, EventLoop, future, sync};
-use std::hint::black_box;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::DerefMut;
 use std::time::Duration;
 
 pub(crate) trait Driver: 'static {
     const NAME: &'static str;
     const CHOICE: DriverChoice;
+    const INLINE: bool = false;
 }
 
 pub(crate) struct Ring;
@@ -32,6 +33,15 @@ pub(crate) struct Epoll;
 impl Driver for Epoll {
     const NAME: &'static str = "ours-epoll";
     const CHOICE: DriverChoice = DriverChoice::Epoll;
+}
+
+/// The ring, but files are sent by the loop's thread.
+pub(crate) struct Inline;
+
+impl Driver for Inline {
+    const NAME: &'static str = "ours-inline";
+    const CHOICE: DriverChoice = DriverChoice::IoUring;
+    const INLINE: bool = true;
 }
 
 impl<D: Driver> Runtime for D {
@@ -109,12 +119,8 @@ impl<D: Driver> Lock for D {
         sync::Lock::new(0)
     }
 
-    async fn turn(lock: &Self::Lock, yields: bool) {
-        let mut guard = lock.acquire().await.expect("a turn");
-        *guard = black_box(*guard + 1);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(lock: &Self::Lock) -> impl DerefMut<Target = u64> {
+        lock.acquire().await.expect("a turn")
     }
 }
 
@@ -125,11 +131,8 @@ impl<D: Driver> Semaphore for D {
         sync::Semaphore::new(permits)
     }
 
-    async fn turn(semaphore: &Self::Semaphore, yields: bool) {
-        let _permit = black_box(semaphore.acquire().await.expect("a permit"));
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(semaphore: &Self::Semaphore) -> impl Sized {
+        semaphore.acquire().await.expect("a permit")
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-const BYTES: usize = 4096;
+pub(super) const BYTES: usize = 4096;
 
 pub(crate) trait ReadFile: Runtime {
     type File: 'static;
@@ -32,15 +32,12 @@ pub(crate) async fn reads<R: ReadFile>(depth: usize, operations: u64) -> Cost {
         .map(|reader| {
             let (file, left) = (file.clone(), left.clone());
             R::spawn(async move {
-                let mut random = 0x9e37_79b9_7f4a_7c15 ^ (reader + 1);
+                let mut random = Random::new(reader);
                 let mut buffer = Vec::with_capacity(BYTES);
                 while let Some(rest) = left.get().checked_sub(1) {
                     left.set(rest);
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
                     buffer.clear();
-                    buffer = R::read(&file, buffer, random % blocks * BYTES as u64).await;
+                    buffer = R::read(&file, buffer, random.below(blocks) * BYTES as u64).await;
                     assert_eq!(buffer.len(), BYTES);
                 }
             })
@@ -50,6 +47,22 @@ pub(crate) async fn reads<R: ReadFile>(depth: usize, operations: u64) -> Cost {
         reader.await;
     }
     clock.cost(operations)
+}
+
+/// Numbers that look random, the same in every run (xorshift).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(0x9e37_79b9_7f4a_7c15 ^ (seed + 1))
+    }
+
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
 }
 
 /// For runtimes that read files in threads: the whole of what such a thread does.

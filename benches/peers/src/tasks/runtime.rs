@@ -1,7 +1,9 @@
 //! What a peer has to be able to do, in traits: one for the runtime, one for each further thing.
 
-use crate::measure::Cost;
+use crate::measure::{Clock, Cost};
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::ops::DerefMut;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -14,7 +16,10 @@ pub(crate) trait Runtime: 'static {
     /// A task that need not be `Send`, and what joins it.
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> + 'static;
 
-    fn yield_now() -> impl Future<Output = ()>;
+    /// As most peers' users would, who have none of their own.
+    fn yield_now() -> impl Future<Output = ()> {
+        futures_lite::future::yield_now()
+    }
 
     /// Lets every task that is ready run, however the peer orders them.
     fn settle() -> impl Future<Output = ()> {
@@ -45,6 +50,19 @@ pub(crate) trait Cancel: Runtime {
     fn cancel_tasks(children: usize) -> impl Future<Output = Cost>;
 }
 
+/// For peers whose tasks are cancelled each by itself: what that costs, once all of them wait.
+pub(super) async fn cancel_each<T, F: Future>(
+    tasks: Vec<T>,
+    waiting: impl Future<Output = ()>,
+    cancel: impl Fn(T) -> F,
+) -> Cost {
+    waiting.await;
+    let children = tasks.len() as u64;
+    let clock = Clock::start();
+    join_all(tasks.into_iter().map(cancel)).await;
+    clock.cost(children)
+}
+
 /// A receive that waits in the kernel can be cancelled.
 pub(crate) trait CancelReceives: Runtime {
     /// A task on each socket, which waits for bytes. The cost: from the cancel until all of them have ended.
@@ -56,8 +74,7 @@ pub(crate) trait Lock: Runtime {
 
     fn lock() -> Self::Lock;
 
-    /// Takes the lock, changes the number in it, and yields before it releases it if that is wanted.
-    fn turn(lock: &Self::Lock, yields: bool) -> impl Future<Output = ()>;
+    fn acquire(lock: &Self::Lock) -> impl Future<Output = impl DerefMut<Target = u64>>;
 }
 
 pub(crate) trait Semaphore: Runtime {
@@ -65,8 +82,8 @@ pub(crate) trait Semaphore: Runtime {
 
     fn semaphore(permits: usize) -> Self::Semaphore;
 
-    /// As [`Lock::turn`].
-    fn turn(semaphore: &Self::Semaphore, yields: bool) -> impl Future<Output = ()>;
+    /// Something that gives the permit back when it is dropped.
+    fn acquire(semaphore: &Self::Semaphore) -> impl Future<Output = impl Sized>;
 }
 
 pub(crate) trait Channel: Runtime {
@@ -122,3 +139,27 @@ pub(crate) trait ToThread: Runtime {
     /// Has an empty function called by a thread of the pool, and waits for that.
     fn to_thread() -> impl Future<Output = ()>;
 }
+
+/// For peers without a channel between threads and a loop: flume's.
+macro_rules! threads_by_flume {
+    ($peer:ty) => {
+        impl crate::tasks::runtime::FromThread for $peer {
+            type FromThread = flume::Sender<u64>;
+            type IntoLoop = flume::Receiver<u64>;
+
+            fn thread_channel(places: usize) -> (Self::FromThread, Self::IntoLoop) {
+                flume::bounded(places)
+            }
+
+            fn send_blocking(sender: &Self::FromThread, item: u64) {
+                sender.send(item).expect("the loop receives");
+            }
+
+            async fn take(receiver: &mut Self::IntoLoop) -> u64 {
+                receiver.recv_async().await.expect("the thread sends")
+            }
+        }
+    };
+}
+
+pub(super) use threads_by_flume;

@@ -2,14 +2,13 @@
 
 use super::runtime::{
     A_WHILE, Cancel, CancelReceives, Channel, Event, FromThread, Lock, Oneshot, Runtime, Semaphore, Timeout,
-    ToThread,
+    ToThread, cancel_each,
 };
-use crate::measure::{Clock, Cost};
+use crate::measure::Cost;
 use async_executor::{StaticLocalExecutor, Task};
 use async_io::{Async, Timer};
-use futures_lite::{AsyncReadExt, FutureExt, future};
-use futures_util::future::join_all;
-use std::hint::black_box;
+use futures_lite::{AsyncReadExt, FutureExt};
+use std::ops::DerefMut;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,26 +34,18 @@ impl Runtime for Smol {
         spawn(future)
     }
 
-    fn yield_now() -> impl Future<Output = ()> {
-        future::yield_now()
-    }
-
     async fn pause() {
         Timer::after(A_WHILE).await;
     }
 }
 
-async fn cancel_tasks(tasks: Vec<Task<()>>, waiting: impl Future<Output = ()>) -> Cost {
-    waiting.await;
-    let children = tasks.len() as u64;
-    let clock = Clock::start();
-    join_all(tasks.into_iter().map(Task::cancel)).await;
-    clock.cost(children)
-}
-
 impl Cancel for Smol {
     fn cancel_tasks(children: usize) -> impl Future<Output = Cost> {
-        cancel_tasks((0..children).map(|_| spawn(std::future::pending())).collect(), Self::settle())
+        cancel_each(
+            (0..children).map(|_| spawn(std::future::pending::<()>())).collect(),
+            Self::settle(),
+            Task::cancel,
+        )
     }
 }
 
@@ -64,7 +55,12 @@ impl CancelReceives for Smol {
             let mut socket = Async::<UnixStream>::new(socket).expect("the reactor takes it");
             drop(socket.read(&mut [0; 64]).await);
         };
-        cancel_tasks(sockets.into_iter().map(|socket| spawn(receive(socket))).collect(), Self::pause()).await
+        cancel_each(
+            sockets.into_iter().map(|socket| spawn(receive(socket))).collect(),
+            Self::pause(),
+            Task::cancel,
+        )
+        .await
     }
 }
 
@@ -75,12 +71,8 @@ impl Lock for Smol {
         Rc::default()
     }
 
-    async fn turn(lock: &Self::Lock, yields: bool) {
-        let mut guard = lock.lock().await;
-        *guard = black_box(*guard + 1);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(lock: &Self::Lock) -> impl DerefMut<Target = u64> {
+        lock.lock().await
     }
 }
 
@@ -91,11 +83,8 @@ impl Semaphore for Smol {
         Rc::new(async_lock::Semaphore::new(permits))
     }
 
-    async fn turn(semaphore: &Self::Semaphore, yields: bool) {
-        let _permit = black_box(semaphore.acquire().await);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(semaphore: &Self::Semaphore) -> impl Sized {
+        semaphore.acquire().await
     }
 }
 
@@ -128,10 +117,6 @@ impl Runtime for WithFlume {
 
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> + 'static {
         spawn(future)
-    }
-
-    fn yield_now() -> impl Future<Output = ()> {
-        Smol::yield_now()
     }
 
     fn pause() -> impl Future<Output = ()> {

@@ -5,7 +5,7 @@ use super::runtime::{
     ToThread,
 };
 use crate::measure::{Clock, Cost};
-use std::hint::black_box;
+use std::ops::DerefMut;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -86,12 +86,8 @@ impl Lock for Tokio {
         Rc::default()
     }
 
-    async fn turn(lock: &Self::Lock, yields: bool) {
-        let mut guard = lock.lock().await;
-        *guard = black_box(*guard + 1);
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(lock: &Self::Lock) -> impl DerefMut<Target = u64> {
+        lock.lock().await
     }
 }
 
@@ -102,11 +98,8 @@ impl Semaphore for Tokio {
         Rc::new(sync::Semaphore::new(permits))
     }
 
-    async fn turn(semaphore: &Self::Semaphore, yields: bool) {
-        let _permit = black_box(semaphore.acquire().await.expect("a permit"));
-        if yields {
-            Self::yield_now().await;
-        }
+    async fn acquire(semaphore: &Self::Semaphore) -> impl Sized {
+        semaphore.acquire().await.expect("a permit")
     }
 }
 
