@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, join};
 use proactor::cancel::CancelScope;
+use proactor::fs::File;
 use proactor::net::{Family, Stream, TcpStream, UnixStream};
-use proactor::{metrics, spawn};
+use proactor::stream::{AsyncResource, aclose_forcefully};
+use proactor::{Closed, Failed, Task, metrics, spawn};
 
-use crate::harness::{Cx, Random, both_drivers, many, tcp_pair, turns};
+use crate::harness::{Cx, Folder, Random, both_drivers, many, open_descriptors, tcp_pair, turns, until};
+use crate::processes::child;
+use crate::wrappers::is;
 
 both_drivers!(
     messages_and_bulk_are_copied_until_the_end,
@@ -22,8 +26,13 @@ both_drivers!(
     a_reset_on_either_side_ends_it_with_a_count,
     a_second_receiver_is_told_that_it_is_busy,
     many_copies_that_wait_for_their_receivers_stop_nobody,
+    a_reset_raises_no_signal,
+    a_close_of_the_source_ends_a_copy_that_waits_for_bytes,
+    a_close_of_the_source_ends_a_copy_that_waits_for_room,
 );
 
+/// Descriptors of the one pipe that the loop keeps.
+const PIPES: usize = 2;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
@@ -340,4 +349,116 @@ fn many_copies_that_wait_for_their_receivers_stop_nobody(cx: Cx) {
         }
         Ok::<_, io::Error>(())
     });
+}
+
+/// A copy in a task of its own, which keeps both streams.
+fn copying(from: TcpStream, to: TcpStream) -> (Rc<TcpStream>, Task<Result<u64, Failed<()>>>) {
+    let from = Rc::new(from);
+    let source = from.clone();
+    (from, spawn(async move { source.copy_to(&to).await }))
+}
+
+fn a_close_of_the_source_ends_a_copy_that_waits_for_bytes(cx: Cx) {
+    cx.run(async {
+        for round in 0..12 {
+            let before = open_descriptors();
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = tcp_pair().await?;
+            let (inner, copied) = copying(inner, outer);
+            // So much comes at once that the copy is by splices, and waits for the next one.
+            client.send(vec![round; 300 * KIB]).await?;
+            receive_exactly(&server, 300 * KIB).await?;
+            turns(usize::from(round) % 3).await;
+            if round % 2 == 0 {
+                inner.aclose().await?;
+            } else {
+                aclose_forcefully(&*inner).await?;
+            }
+            let failed = copied.await?.expect_err("closed");
+            assert!(is::<Closed>(&failed.error), "{}", failed.error);
+            assert_eq!(failed.done, 300 * KIB);
+            drop((client, server));
+            until(|| open_descriptors() <= before + PIPES).await;
+            drop(inner);
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_close_of_the_source_ends_a_copy_that_waits_for_room(cx: Cx) {
+    cx.run(async {
+        for round in 0..8 {
+            let before = open_descriptors();
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = tcp_pair().await?;
+            let (inner, copied) = copying(inner, outer);
+            // The first bytes see to it that the others go by splices.
+            client.send(vec![1; 300 * KIB]).await?;
+            receive_exactly(&server, 300 * KIB).await?;
+            let sender = spawn(async move { client.send(vec![1; 64 * MIB]).await.map(drop) });
+            turns(100).await;
+            assert!(!copied.is_finished() && !sender.is_finished());
+            if round % 2 == 0 {
+                inner.aclose().await?
+            } else {
+                aclose_forcefully(&*inner).await?
+            }
+            let failed = copied.await?.expect_err("closed");
+            assert!(is::<Closed>(&failed.error), "{}", failed.error);
+            sender.await?.expect_err("the peer is gone");
+            assert_eq!(300 * KIB + receive_all(&server).await?.len(), failed.done, "what was copied");
+            drop(server);
+            until(|| open_descriptors() <= before + PIPES).await;
+            drop(inner);
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_reset_raises_no_signal(cx: Cx) {
+    child(cx, "copy-without-signal");
+}
+
+/// In a process that the signal would end, as it does in programs that are not Rust's.
+pub(crate) fn without_signal(cx: Cx) -> Result<(), String> {
+    let folder = Folder::new();
+    let path = folder.path("bulk");
+    cx.run(async {
+        std::fs::File::create(&path)?.set_len(64 * MIB as u64)?;
+        let file = File::open(&path).await?;
+        crate::faults::let_broken_pipes_kill();
+        for round in 0..8 {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = tcp_pair().await?;
+            let sender = spawn(async move {
+                // The first bytes see to it that the others go by splices.
+                client.send(vec![7; 300 * KIB]).await?;
+                turns(20).await;
+                client.send(vec![7; 64 * MIB]).await.map(drop)
+            });
+            let reset = async {
+                receive_exactly(&server, 300 * KIB).await?;
+                turns(100).await;
+                server.set_linger(Some(Duration::ZERO))?;
+                server.close().await
+            };
+            let sending = async {
+                match round % 2 {
+                    0 => inner.copy_to(&outer).await.map(drop).map_err(|failed| failed.error),
+                    _ => outer.send_file(&file).await.map(drop).map_err(|failed| failed.error),
+                }
+            };
+            // Whoever receives is told of the reset; who sends then meets a connection that is gone.
+            let (sent, reset, received) = join!(sending, reset, outer.receive());
+            reset?;
+            sent.expect_err("a broken connection");
+            received.expect_err("a broken connection");
+            // Told once of the reset, a second attempt meets a connection that is gone.
+            outer.send_file(&file).await.expect_err("it is gone");
+            drop(inner);
+            drop(sender.await?);
+        }
+        Ok::<_, io::Error>(())
+    });
+    Ok(())
 }

@@ -4,15 +4,24 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::rc::Rc;
 
+use bytes::Bytes;
 use futures_util::{join, poll};
 use proactor::cancel::move_on_after;
 use proactor::net::{SendOptions, UdpSocket, UnixDatagram};
-use proactor::{MayBeCancelled, metrics, spawn};
+use proactor::stream::{
+    AsyncResource, UnreliableObjectReceiveStream, UnreliableObjectSendStream, UnreliableObjectStream,
+    aclose_forcefully,
+};
+use proactor::{Closed, MayBeCancelled, metrics, spawn, yield_now};
 
-use crate::harness::{Cx, Folder, both_drivers, skip, turns};
+use crate::harness::{Cx, Folder, both_drivers, open_descriptors, skip, turns, until};
+use crate::wrappers::is;
 
 both_drivers!(
+    a_message_comes_out_of_the_buffer_that_it_came_into,
+    messages_without_bytes_count_too,
     a_datagram_goes_there_and_its_answer_back,
     datagrams_of_every_size_come_whole,
     an_empty_datagram_is_one,
@@ -33,6 +42,9 @@ both_drivers!(
     closing_ends_who_waits_and_frees_the_address,
     datagrams_outlive_their_loop,
     sockets_that_share_a_port_are_told_so,
+    datagram_sockets_are_streams_of_objects,
+    closing_a_socket_of_messages_tells_who_waits,
+    a_forced_close_of_a_socket_of_messages_waits_for_nothing,
 );
 
 async fn pair() -> io::Result<(UdpSocket, UdpSocket)> {
@@ -527,5 +539,147 @@ fn sockets_that_share_a_port_are_told_so(cx: Cx) {
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
         let (a, b) = join!(first.close(), second.close());
         a.and(b)
+    });
+}
+
+fn a_message_comes_out_of_the_buffer_that_it_came_into(cx: Cx) {
+    for moment in 0..8 {
+        cx.run_with(cx.builder().buffer_limit(2 * (68 << 10)), async {
+            let server = UdpSocket::bind("127.0.0.1:0").await?;
+            let client = UdpSocket::connect(server.local_addr()?).await?;
+            // More than there are buffers, so that the next one comes into a spare buffer …
+            let mut held = Vec::new();
+            for number in 0..8_u8 {
+                client.send(vec![number; 100]).await?;
+                held.push(server.receive().await?);
+            }
+            let receiving = spawn(async move { server.receive_from().await });
+            turns(3).await;
+            client.send("new").await?;
+            for _ in 0..moment {
+                yield_now().await;
+            }
+            // … though buffers come back before it does.
+            held.clear();
+            let (bytes, source) = receiving.await??;
+            assert_eq!((&bytes[..], source), (&b"new"[..], client.local_addr()?), "after {moment} turns");
+            Ok::<_, io::Error>(())
+        });
+    }
+}
+
+fn messages_without_bytes_count_too(cx: Cx) {
+    cx.run(async {
+        let server = UdpSocket::bind("127.0.0.1:0").await?;
+        let client = UdpSocket::connect(server.local_addr()?).await?;
+        let one = client.write("")?;
+        assert!(one > 0, "a limit would never be met");
+        assert_eq!(client.write("")?, 2 * one);
+        client.flush().await
+    });
+}
+
+/// Sends something from one to the other, and back to where it came from.
+async fn there_and_back<A: std::fmt::Debug, S>(ours: &S, theirs: &S, address: A) -> io::Result<()>
+where
+    S: UnreliableObjectReceiveStream<Item = (Bytes, A)>
+        + UnreliableObjectSendStream<Item = (Bytes, A)>
+        + UnreliableObjectStream,
+{
+    ours.send((Bytes::from("there"), address)).await?;
+    let (bytes, source) = theirs.receive().await?.expect("a datagram");
+    assert_eq!(&bytes[..], b"there");
+    theirs.send((Bytes::from("back"), source)).await?;
+    assert_eq!(&ours.receive().await?.expect("a datagram").0[..], b"back");
+    theirs.aclose().await?;
+    assert!(is::<Closed>(&theirs.receive().await.expect_err("closed")));
+    Ok(())
+}
+
+fn datagram_sockets_are_streams_of_objects(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let (ours, theirs) = (UdpSocket::bind("127.0.0.1:0").await?, UdpSocket::bind("127.0.0.1:0").await?);
+        there_and_back(&ours, &theirs, theirs.local_addr()?).await?;
+        let bind = |name| UnixDatagram::bind(folder.path(name));
+        let (ours, theirs) = (bind("ours")?, bind("theirs")?);
+        there_and_back(&ours, &theirs, theirs.local_addr()?).await?;
+        // What cannot be sent comes back.
+        let nameless = UnixDatagram::unbound()?.local_addr()?;
+        let send = UnreliableObjectSendStream::send(&ours, (Bytes::from("x"), nameless));
+        let unsent = send.await.expect_err("nobody has no name");
+        assert_eq!((&unsent.item.0[..], unsent.error.kind()), (&b"x"[..], io::ErrorKind::InvalidInput));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn closing_a_socket_of_messages_tells_who_waits(cx: Cx) {
+    cx.run(async {
+        for into in [false, true] {
+            let before = open_descriptors();
+            let (ours, theirs) = UnixDatagram::pair()?;
+            let ours = Rc::new(ours);
+            let receiving = {
+                let ours = ours.clone();
+                spawn(async move {
+                    match into {
+                        true => ours.receive_into(vec![0; 8]).await.map(drop).map_err(|failed| failed.error),
+                        false => ours.receive().await.map(drop),
+                    }
+                })
+            };
+            // So many that the last ones wait for room.
+            let mut written = 0_u32;
+            while written < 1000 {
+                ours.write(written.to_le_bytes().to_vec())?;
+                written += 1;
+            }
+            let sending = {
+                let ours = ours.clone();
+                spawn(async move { ours.send("behind them").await.map(drop) })
+            };
+            turns(3).await;
+            assert!(!receiving.is_finished() && !sending.is_finished());
+            let closing = {
+                let ours = ours.clone();
+                spawn(async move { ours.aclose().await })
+            };
+            assert!(is::<Closed>(&receiving.await?.expect_err("closed")));
+            assert!(is::<Closed>(&sending.await?.expect_err("closed").error));
+            assert!(!closing.is_finished(), "what was written goes out first");
+            assert!(is::<Closed>(&ours.write("too late").expect_err("closed")));
+            for number in 0..written {
+                assert_eq!(&theirs.receive().await?[..], number.to_le_bytes());
+            }
+            closing.await??;
+            ours.aclose().await?;
+            assert_eq!(open_descriptors(), before + 1);
+            drop((ours, theirs));
+            until(|| open_descriptors() == before).await;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_forced_close_of_a_socket_of_messages_waits_for_nothing(cx: Cx) {
+    cx.run(async {
+        let before = open_descriptors();
+        let (ours, theirs) = UnixDatagram::pair()?;
+        let ours = Rc::new(ours);
+        for _ in 0..1000 {
+            ours.write("nobody reads")?;
+        }
+        let receiving = {
+            let ours = ours.clone();
+            spawn(async move { ours.receive_into(vec![0; 8]).await.map(drop) })
+        };
+        turns(3).await;
+        aclose_forcefully(&*ours).await?;
+        assert!(is::<Closed>(&receiving.await?.expect_err("closed").error));
+        // The handle is still there, but not the descriptor.
+        until(|| open_descriptors() == before + 1 && metrics().in_flight == 0).await;
+        drop((ours, theirs));
+        until(|| open_descriptors() == before).await;
+        Ok::<_, io::Error>(())
     });
 }

@@ -6,7 +6,9 @@ use std::env;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -319,6 +321,30 @@ fn cpu_time() -> Duration {
 pub(crate) fn forget_cached(fd: std::os::fd::RawFd) {
     // SAFETY: no pointers.
     unsafe { libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// Binds a UNIX socket to a path that fills the room for it to the last byte, which std refuses.
+pub(crate) fn bind_to_all_of_a_name(socket: &impl AsRawFd, path: &Path) -> io::Result<()> {
+    // SAFETY: zeroes are a valid address.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    assert_eq!(bytes.len(), address.sun_path.len(), "all of it");
+    for (to, byte) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *byte as libc::c_char;
+    }
+    // SAFETY: the address lives through the call, and is as long as is said.
+    let bound = unsafe {
+        let len = size_of_val(&address) as libc::socklen_t;
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len)
+    };
+    if bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From now on writing to what nobody reads ends this process.
+pub(crate) fn let_broken_pipes_kill() {
+    // SAFETY: the default action has no function.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Takes every descriptor that this process may still have.

@@ -22,6 +22,7 @@ mod futures;
 mod harness;
 mod load;
 mod names;
+mod network_errors;
 mod ops;
 mod pipes;
 mod pressure;

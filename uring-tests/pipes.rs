@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::poll;
 use proactor::cancel::move_on_after;
-use proactor::net::{PipeReader, PipeWriter, pipe, stdin, stdout};
+use proactor::net::{PipeReader, PipeWriter, UnixStream, pipe, stderr, stdin, stdout};
 use proactor::stream::{AsyncResource, ByteReceiveStream, ByteSendStream};
 use proactor::{EventLoop, metrics, spawn};
 
 use crate::harness::{Cx, Folder, both_drivers, many, turns};
+use crate::processes::child_of;
 
 both_drivers!(
     bytes_go_through_a_pipe_until_it_ends,
@@ -26,6 +27,7 @@ both_drivers!(
     closing_a_pipe_sends_what_was_written,
     pipes_are_streams,
     the_standard_streams_are_left_as_they_are,
+    nothing_can_be_sent_through_each_medium,
 );
 
 fn bytes_go_through_a_pipe_until_it_ends(cx: Cx) {
@@ -336,4 +338,57 @@ fn the_standard_streams_are_left_as_they_are(cx: Cx) {
     assert_eq!(after_begin(&output.stdout), "through a socket");
     let flags = socket2::SockRef::from(&shared).nonblocking().expect("flags");
     assert!(!flags, "it still blocks for others");
+}
+
+/// Sends no buffers, and empty ones, and then something.
+macro_rules! send_nothing {
+    ($to:expr) => {
+        assert!($to.send_vectored(Vec::<Vec<u8>>::new()).await?.is_empty());
+        assert_eq!($to.send_vectored(vec![Vec::new(), Vec::new()]).await?.len(), 2);
+        $to.send(Vec::<u8>::new()).await?;
+        $to.write(Vec::<u8>::new())?;
+        $to.flush().await?;
+    };
+}
+
+fn nothing_can_be_sent_through_each_medium(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let (ours, theirs) = UnixStream::pair()?;
+        send_nothing!(ours);
+        ours.send_vectored(vec!["", "some", "", "thing"]).await?;
+        assert_eq!(&theirs.receive().await?.expect("bytes")[..], b"something");
+
+        let (reader, writer) = pipe().await?;
+        send_nothing!(writer);
+        writer.send_vectored(vec!["", "some", "", "thing"]).await?;
+        assert_eq!(&reader.receive().await?.expect("bytes")[..], b"something");
+
+        let path = folder.path("file");
+        let writer = PipeWriter::from_fd(File::create(&path)?)?;
+        send_nothing!(writer);
+        writer.send_vectored(vec!["", "some", "", "thing"]).await?;
+        writer.close().await?;
+        assert_eq!(fs::read(&path)?, b"something");
+        Ok::<_, io::Error>(())
+    });
+    // What cannot be opened once more is shared with others: a named pipe that nobody reads is one.
+    let path = make_fifo(&folder);
+    let both = File::options().read(true).write(true).open(&path).expect("a pipe");
+    let writer = File::options().write(true).open(&path).expect("somebody reads");
+    drop(both);
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.stderr(writer);
+    child_of(command, cx, "vectored-to-a-shared-pipe");
+}
+
+pub(crate) fn vectored_to_a_shared_pipe(cx: Cx) -> Result<(), String> {
+    cx.run(async {
+        let shared = stderr()?;
+        send_nothing!(shared);
+        let failed = shared.send_vectored(vec!["some", "thing"]).await.expect_err("nobody reads");
+        assert_eq!(failed.error.kind(), io::ErrorKind::BrokenPipe);
+        Ok::<_, io::Error>(())
+    });
+    Ok(())
 }

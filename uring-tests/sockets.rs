@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::poll;
 use proactor::cancel::move_on_after;
 use proactor::net::Socket;
-use proactor::spawn;
+use proactor::{metrics, spawn};
 use socket2::{Domain, SockAddr, Type};
 
-use crate::harness::{Cx, both_drivers, turns};
+use crate::harness::{Cx, both_drivers, open_descriptors, turns, until};
 
 both_drivers!(
     a_connection_is_made_and_carries_bytes_call_by_call,
@@ -20,6 +20,8 @@ both_drivers!(
     a_connect_that_is_refused_says_so,
     one_task_waits_for_readiness_and_another_is_told_so,
     a_big_send_waits_for_the_peer,
+    a_dropped_send_that_its_peer_never_takes_holds_no_socket,
+    a_receive_without_room_is_no_end,
 );
 
 async fn listening() -> io::Result<Socket> {
@@ -167,6 +169,58 @@ fn a_big_send_waits_for_the_peer(cx: Cx) {
             buf.resize(100_000, 0);
         }
         assert_eq!((sender.await??, received), (8 << 20, 8 << 20));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_dropped_send_that_its_peer_never_takes_holds_no_socket(cx: Cx) {
+    cx.run(async {
+        // Waiting for readiness takes descriptors once.
+        let _other = pair().await?;
+        turns(5).await;
+        let before = open_descriptors();
+        for closes in [true, false] {
+            let (client, server) = pair().await?;
+            let mut sending = Box::pin(client.send_all(vec![9; 64 << 20]));
+            assert!(poll!(&mut sending).is_pending());
+            turns(10).await;
+            assert!(poll!(&mut sending).is_pending(), "nobody takes so much");
+            drop(sending);
+            turns(3).await;
+            if closes {
+                client.close().await?
+            } else {
+                drop(client)
+            }
+            until(|| metrics().in_flight == 0).await;
+            // What the kernel had taken comes, and no more.
+            let (mut received, mut buf) = (0, vec![0; 1 << 20]);
+            loop {
+                let (count, filled) = server.receive_into(buf).await?;
+                if count == 0 {
+                    break;
+                }
+                received += count;
+                buf = filled;
+                buf.resize(1 << 20, 0);
+            }
+            assert!((1..64 << 20).contains(&received), "{received} bytes came");
+            drop(server);
+            until(|| open_descriptors() == before).await;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_receive_without_room_is_no_end(cx: Cx) {
+    cx.run(async {
+        let (client, server) = pair().await?;
+        client.send_all("hello").await?;
+        server.wait_readable().await?;
+        assert_eq!(server.receive_into(Vec::new()).await?, (0, Vec::new()));
+        assert_eq!(server.receive_into(vec![0; 5]).await?, (5, b"hello".to_vec()));
+        client.close().await?;
+        assert_eq!(server.receive_into(vec![0; 5]).await?.0, 0);
         Ok::<_, io::Error>(())
     });
 }

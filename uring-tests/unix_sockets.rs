@@ -1,28 +1,42 @@
 //! What only UNIX sockets have: messages of a connection, descriptors, files, names.
 
 use std::fs::{self, File};
+use std::future::Future;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::poll;
 use proactor::cancel::move_on_after;
 use proactor::net::{UnixDatagram, UnixListener, UnixSeqpacket, UnixSeqpacketListener, UnixStream};
 use proactor::spawn;
+use proactor::stream::{
+    AsyncResource, DynObjectReceiveStream, DynObjectSendStream, ObjectStream, UnreliableObjectReceiveStream,
+    UnreliableObjectSendStream,
+};
 
-use crate::harness::{Cx, Folder, both_drivers, open_descriptors, turns, until};
+use crate::faults::bind_to_all_of_a_name;
+use crate::harness::{Cx, Folder, both_drivers, needs, open_descriptors, turns, until};
 
 both_drivers!(
     messages_of_a_connection_come_whole_until_its_end,
     an_empty_message_is_no_end,
     a_connection_of_messages_is_made_through_a_listener,
     a_cancelled_receive_loses_no_message,
+    a_connection_of_messages_is_a_stream_of_objects,
     descriptors_pass_through_a_stream_with_their_bytes,
     descriptors_pass_with_messages,
     no_descriptor_is_left_when_nobody_takes_it,
     a_dropped_receive_of_descriptors_loses_none,
+    descriptors_that_came_late_go_with_their_bytes_or_not_at_all,
+    fewer_descriptors_expected_are_fewer_of_messages_that_came_too,
+    who_does_not_read_holds_up_nobody_else,
+    a_name_that_std_does_not_know_costs_no_message,
+    a_deep_queue_of_a_closed_loop_needs_no_deep_stack,
     more_descriptors_than_expected_are_closed,
     descriptors_without_bytes_are_refused,
     a_stale_socket_file_is_removed_and_a_live_one_is_not,
@@ -109,6 +123,37 @@ fn a_connection_of_messages_is_made_through_a_listener(cx: Cx) {
         listener.close().await?;
         let refused = UnixSeqpacket::connect(&path).await.expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_connection_of_messages_is_a_stream_of_objects(cx: Cx) {
+    async fn talk<S>(ours: &S) -> io::Result<()>
+    where
+        S: ObjectStream
+            + UnreliableObjectReceiveStream<Item = Bytes>
+            + UnreliableObjectSendStream<Item = Bytes>,
+    {
+        for number in 0..10_u8 {
+            ours.send(Bytes::from(vec![number])).await?;
+        }
+        ours.send_eof().await?;
+        assert_eq!(ours.receive().await?.expect("a message"), "thanks");
+        ours.aclose().await?;
+        ours.aclose().await
+    }
+    cx.run(async {
+        let (ours, theirs) = UnixSeqpacket::pair()?;
+        let theirs = Rc::new(theirs);
+        let talking = spawn(async move { talk(&ours).await });
+        let receiver: &dyn DynObjectReceiveStream<Bytes> = &*theirs;
+        let sender: &dyn DynObjectSendStream<Bytes> = &*theirs;
+        for number in 0..10_u8 {
+            assert_eq!(receiver.receive_dyn().await?.expect("a message"), vec![number]);
+        }
+        assert!(receiver.receive_dyn().await?.is_none());
+        sender.send_dyn(Bytes::from("thanks")).await?;
+        talking.await??;
         Ok::<_, io::Error>(())
     });
 }
@@ -342,4 +387,187 @@ fn abstract_names_are_no_files(cx: Cx) {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         Ok::<_, io::Error>(())
     });
+}
+
+/// Receives late, so that what came stays with the stream.
+async fn dropped_late(stream: &UnixStream, turned: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let mut receiving = Box::pin(stream.receive_fds(vec![0; 16], 2));
+    assert!(poll!(&mut receiving).is_pending());
+    turned.await?;
+    turns(3).await;
+    drop(receiving);
+    turns(3).await;
+    Ok(())
+}
+
+fn descriptors_that_came_late_go_with_their_bytes_or_not_at_all(cx: Cx) {
+    let null = || File::open("/dev/null").map(OwnedFd::from);
+    cx.run(async {
+        let before = open_descriptors();
+        let (ours, theirs) = UnixStream::pair()?;
+        let with_fds = async || {
+            ours.send_fds("with", [null()?, null()?]).await?;
+            Ok::<_, io::Error>(())
+        };
+        let without = async || Ok::<_, io::Error>(ours.send("without").await.map(|_| ())?);
+
+        // Whoever takes the bytes by another call has the descriptors closed, and the next bytes come without them.
+        dropped_late(&theirs, with_fds()).await?;
+        assert_eq!(open_descriptors(), before + 4);
+        assert_eq!(&theirs.receive().await?.expect("bytes")[..], b"with");
+        assert_eq!(open_descriptors(), before + 2);
+        dropped_late(&theirs, without()).await?;
+        let (count, fds, _) = theirs.receive_fds(vec![0; 16], 2).await?;
+        assert_eq!((count, fds.len()), (7, 0));
+
+        // So it is when they go into a buffer.
+        dropped_late(&theirs, with_fds()).await?;
+        assert_eq!(theirs.receive_into(vec![0; 2]).await?, (2, b"wi".to_vec()));
+        assert_eq!(open_descriptors(), before + 2);
+        let (count, fds, _) = theirs.receive_fds(vec![0; 16], 2).await?;
+        assert_eq!((count, fds.len()), (2, 0));
+
+        // Not more than were asked for.
+        dropped_late(&theirs, with_fds()).await?;
+        let (count, fds, _) = theirs.receive_fds(vec![0; 16], 1).await?;
+        assert_eq!((count, fds.len()), (4, 1));
+        assert_eq!(open_descriptors(), before + 3);
+        drop(fds);
+
+        // A closed stream keeps none.
+        dropped_late(&theirs, with_fds()).await?;
+        theirs.aclose().await?;
+        assert_eq!(open_descriptors(), before + 1);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn fewer_descriptors_expected_are_fewer_of_messages_that_came_too(cx: Cx) {
+    let null = || File::open("/dev/null").map(OwnedFd::from);
+    cx.run(async {
+        for max in [0, 1] {
+            let before = open_descriptors();
+            let (ours, theirs) = UnixDatagram::pair()?;
+            theirs.expect_fds(3);
+            assert!(poll!(pin!(theirs.receive_fds())).is_pending());
+            ours.send_fds("three", [null()?, null()?, null()?]).await?;
+            until(|| open_descriptors() == before + 5).await;
+            theirs.expect_fds(max);
+            assert_eq!(open_descriptors(), before + 2 + max);
+            let (bytes, fds) = theirs.receive_fds().await?;
+            assert_eq!((&bytes[..], fds.len()), (&b"three"[..], max));
+            drop((ours, theirs, fds));
+            until(|| open_descriptors() == before).await;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn who_does_not_read_holds_up_nobody_else(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let server = Rc::new(UnixDatagram::unbound()?);
+        let (hostile, friendly) = (folder.path("hostile"), folder.path("friendly"));
+        let silent = std::os::unix::net::UnixDatagram::bind(&hostile)?;
+        // Its queue is full before the server sends.
+        let filler = std::os::unix::net::UnixDatagram::unbound()?;
+        filler.set_nonblocking(true)?;
+        while filler.send_to(b"x", &hostile).is_ok() {}
+        let friend = UnixDatagram::bind(&friendly)?;
+        let sending = |text: &'static str| {
+            let (server, hostile) = (server.clone(), hostile.clone());
+            spawn(async move { server.send_to(text, &hostile).await.map(drop) })
+        };
+        let (first, second) = (sending("first"), sending("second"));
+        for round in 0..50_u8 {
+            turns(1).await;
+            server.send_to(vec![round], &friendly).await?;
+            assert_eq!(&friend.receive().await?[..], [round]);
+        }
+        assert!(!first.is_finished() && !second.is_finished());
+        server.write_to_addr("queued", &friend.local_addr()?)?;
+        server.flush().await?;
+        assert_eq!(&friend.receive().await?[..], b"queued");
+        // It reads after all.
+        silent.set_nonblocking(true)?;
+        while silent.recv(&mut [0; 8]).is_ok() {}
+        first.await??;
+        second.await??;
+        let mut buf = [0; 8];
+        let mut received = || silent.recv(&mut buf).map(|count| buf[..count].to_vec());
+        let mut came = [received()?, received()?];
+        came.sort();
+        assert_eq!(came, [b"first".to_vec(), b"second".to_vec()]);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_name_that_std_does_not_know_costs_no_message(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let address = folder.path("server");
+        let server = UnixDatagram::bind(&address)?;
+        let client = std::os::unix::net::UnixDatagram::unbound()?;
+        let len = folder.path("").as_os_str().len();
+        bind_to_all_of_a_name(&client, &folder.path(&"x".repeat(108 - len)))?;
+        client.send_to(b"one", &address)?;
+        client.send_to(b"two", &address)?;
+        client.send_to(b"three", &address)?;
+        let (bytes, source) = server.receive_from().await?;
+        assert_eq!((&bytes[..], source.is_unnamed()), (&b"one"[..], true));
+        let (received, buf) = server.receive_from_into(vec![0; 8]).await?;
+        assert_eq!((&buf[..received.len], received.source.is_unnamed()), (&b"two"[..], true));
+        let message = server.receive_message().await?;
+        assert!(message.source()?.is_unnamed());
+        // Nor does it end a server that asks who is connected.
+        let listener = UnixListener::bind(folder.path("listener")).await?;
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        bind_to_all_of_a_name(&client, &folder.path(&"y".repeat(108 - len)))?;
+        client.connect(&socket2::SockAddr::unix(folder.path("listener"))?)?;
+        let server = listener.accept().await?;
+        assert!(server.peer_addr()?.is_unnamed());
+        // Most sockets have no name.
+        let (ours, theirs) = UnixStream::pair()?;
+        assert!(ours.local_addr()?.is_unnamed() && theirs.peer_addr()?.is_unnamed());
+        assert!(UnixDatagram::unbound()?.local_addr()?.is_unnamed());
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_deep_queue_of_a_closed_loop_needs_no_deep_stack(cx: Cx) {
+    if !needs(0, 200) {
+        return;
+    }
+    let event_loop = cx.builder().build().expect("a loop");
+    let kept = std::cell::OnceCell::new();
+    let run = event_loop.run_until_complete(async {
+        let (ours, theirs) = UnixDatagram::pair()?;
+        let ours = Rc::new(ours);
+        let sending = || {
+            let ours = ours.clone();
+            Box::pin(async move { ours.send("waits").await.map(drop) })
+        };
+        let mut first = loop {
+            let mut sending = sending();
+            let is_sent = poll!(&mut sending).is_ready();
+            turns(2).await;
+            if !is_sent && poll!(&mut sending).is_pending() {
+                break sending;
+            }
+        };
+        let mut second = sending();
+        assert!(poll!(&mut second).is_pending());
+        for _ in 0..200_000 {
+            ours.write("behind the second")?;
+        }
+        while poll!(&mut first).is_pending() {
+            theirs.receive().await?;
+        }
+        // The second may send, but does not.
+        drop(kept.set((second, theirs)));
+        Ok::<_, io::Error>(())
+    });
+    run.expect("the loop runs").expect("sockets");
+    event_loop.close().expect("it closes");
+    drop(kept);
 }

@@ -38,7 +38,12 @@ impl Answer {
         Self { flags: self.flags & !MORE, ..self }
     }
 
-    /// The pooled buffer that was filled.
+    /// The same, as the answer to a cancel.
+    pub(crate) fn cancelled(self) -> Self {
+        Self { result: -libc::ECANCELED, ..self }
+    }
+
+    /// The pooled buffer that was filled, or that was chosen for a receive that failed.
     #[inline]
     pub(crate) fn buffer(self) -> Option<BufferId> {
         cqueue::buffer_select(self.flags)

@@ -491,9 +491,9 @@ impl Driver {
             return Some(answer);
         }
         if self.table.is_cancel_asked(key) {
-            return Some(Answer::once(-libc::ECANCELED));
+            return Some(answer.cancelled());
         }
-        self.table.with(key, |op| op.interrupted());
+        self.table.with(key, |op| op.interrupted(answer));
         self.submit_again(key);
         None
     }

@@ -68,8 +68,11 @@ pub(crate) trait Op: 'static {
         true
     }
 
-    /// It was interrupted, or was not ready though it should be, and is submitted again.
-    fn interrupted(&mut self) {}
+    /// It was interrupted, or was not ready though it should be, and is submitted again. `answer` may name a buffer that
+    /// the kernel chose for it.
+    fn interrupted(&mut self, answer: Answer) {
+        let _ = answer;
+    }
 
     /// Whether the loop's thread tries it before it goes to the ring, as it does on epoll.
     fn is_tried_first(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What transfers between descriptors take their bytes through, lent out by the loop: pipes, and blocks of memory.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -50,7 +50,6 @@ pub(crate) struct Relays {
     /// How many more have to go without.
     refused: Cell<u32>,
     blocks: RefCell<Vec<Vec<u8>>>,
-    sigpipe_kills: OnceCell<bool>,
 }
 
 impl Relays {
@@ -117,11 +116,6 @@ impl Relays {
         if blocks.len() < BLOCKS_IDLE_MAX {
             blocks.push(block);
         }
-    }
-
-    /// Whether a signal ends the process where a call that is not told otherwise meets a broken connection. Asked once.
-    pub(crate) fn sigpipe_kills(&self) -> bool {
-        *self.sigpipe_kills.get_or_init(transfer::sigpipe_kills)
     }
 
     /// The loop is closed: nothing is kept.

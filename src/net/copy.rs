@@ -1,13 +1,13 @@
 //! From stream to stream.
 
 use std::future::{Future, poll_fn};
-
+use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::error::{Busy, Failed};
+use crate::error::{Busy, Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::net::{Family, Stream};
-use crate::op::net::{Relay, SendAll, WORTH, WaitForBytes};
+use crate::op::net::{Relay, SendAll, WORTH, WaitForBytes, splice_may_kill};
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, outcome};
 
@@ -33,7 +33,7 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>) -> Result<u64, Failed<()>> {
         return failed(0, Busy::new("receiving from").into());
     }
     let _claim = Claim(from);
-    let mut may_splice = !Rc::ptr_eq(from, to);
+    let mut may_splice = !Rc::ptr_eq(from, to) && !splice_may_kill(from.driver());
     loop {
         let mut chunk = match poll_fn(|cx| from.poll_receive(cx)).await {
             Ok(Some(chunk)) => chunk,
@@ -83,14 +83,28 @@ async fn splice(from: &Rc<Shared>, to: &Rc<Shared>) -> Result<Spliced, Failed<()
     if from.inbound.bytes() > 0 {
         return nothing;
     }
-    let wait = Ask::new(from.driver(), WaitForBytes::new(from.clone()), What(&"bytes from a peer"));
-    let (result, wait) = wait.await;
+    let mut wait = Ask::new(from.driver(), WaitForBytes::new(from.clone()), What(&"bytes from a peer"));
+    let (result, wait) = poll_fn(|cx| {
+        let polled = Pin::new(&mut wait).poll(cx);
+        from.note_single(wait.key());
+        polled
+    })
+    .await;
     wait.end();
-    outcome(result).map_err(stop)?;
+    from.was_stopped(result).map_or_else(|| outcome(result), Err).map_err(stop)?;
     let Some(relay) = Relay::new(from.clone(), to.clone()) else { return nothing };
-    match to.send(relay).await {
+    let mut sending = to.send(relay);
+    let relayed = poll_fn(|cx| {
+        let polled = Pin::new(&mut sending).poll(cx);
+        from.note_single(sending.key());
+        polled
+    });
+    match relayed.await {
         Ok(relayed) => Ok(Spliced { bytes: relayed.bytes, refused: relayed.is_refused }),
-        Err(failed) => Err(Failed::new(failed.error, (), failed.buf.bytes as usize)),
+        Err(failed) => {
+            let stopped = if failed.error.is_cancelled() { from.was_stopped(-libc::ECANCELED) } else { None };
+            Err(Failed::new(stopped.unwrap_or(failed.error), (), failed.buf.bytes as usize))
+        }
     }
 }
 

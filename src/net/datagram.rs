@@ -30,6 +30,8 @@ pub trait DatagramFamily: sealed::Sealed + Sized + 'static {
     #[doc(hidden)]
     fn parse(name: &[u8]) -> io::Result<Self::Address>;
     #[doc(hidden)]
+    fn unparse(address: &Self::Address) -> io::Result<SockAddr>;
+    #[doc(hidden)]
     fn is_unix() -> bool;
 }
 

@@ -32,6 +32,13 @@ pub(crate) struct Expected {
     unfetched: RefCell<Vec<OwnedFd>>,
 }
 
+impl Expected {
+    /// Whoever takes the bytes does not want them.
+    pub(crate) fn close_unfetched(&self) {
+        drop(self.unfetched.take());
+    }
+}
+
 /// Checks how many descriptors shall go with one message.
 fn check_count(fds: &[OwnedFd]) -> io::Result<()> {
     let problem = match fds.len() {
@@ -59,9 +66,12 @@ impl Shared {
         if let Err(error) = poll_fn(|cx| self.poll_stopped(cx)).await {
             return Err(Failed::new(error, buf, 0));
         }
+        // They came with the first of the bytes that are here now.
+        let mut fds = expected.unfetched.take();
         let copied = self.copy_inbound(&mut buf);
         if copied > 0 {
-            return Ok((copied, expected.unfetched.take(), buf));
+            fds.truncate(max);
+            return Ok((copied, fds, buf));
         }
         match self.ended() {
             Some(Ok(())) => return Ok((0, Vec::new(), buf)),
@@ -192,8 +202,8 @@ impl UnixStream {
 macro_rules! messages_with_fds {
     ($socket:ty, $next:expr, $received:ty, $map:expr) => {
         impl $socket {
-            /// How many descriptors a message may bring from now on; those of messages that came already are closed, and so
-            /// are more. 0, as in the beginning: the kernel closes them all.
+            /// How many descriptors a message may bring from now on; more are closed, those of messages that came already
+            /// too. 0, as in the beginning: the kernel closes them all.
             pub fn expect_fds(&self, max: usize) {
                 self.messages.set_fds_max(max.min(FDS_MAX));
             }

@@ -62,9 +62,4 @@ impl Inbound {
             self.rest().borrow_mut().push_front(second);
         }
     }
-
-    /// Takes all of them.
-    pub(crate) fn take(&self) -> Vec<Chunk> {
-        std::iter::from_fn(|| self.pop()).collect()
-    }
 }

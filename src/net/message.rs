@@ -11,10 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::time::{Duration, SystemTime};
 
+use socket2::SockAddr;
+
 use crate::buf::Chunk;
 use crate::net::DatagramFamily;
 use crate::op::net::Arrival;
-use crate::sys::message::Controls;
+use crate::sys::message::{self, Controls};
 
 /// A received message: its bytes, where it comes from, and what was asked for to come with it.
 ///
@@ -208,14 +210,24 @@ pub(crate) fn inet_address(name: &[u8]) -> io::Result<SocketAddr> {
     parse().ok_or_else(|| io::Error::other("the kernel named no address of the internet"))
 }
 
-/// The address of a UNIX socket: a path, an abstract name, or none.
+/// The name of a socket, which is a UNIX socket.
+pub(crate) fn unix_name(address: &SockAddr) -> io::Result<UnixAddr> {
+    match address.is_unix() {
+        true => unix_address(message::name(address)),
+        false => Err(io::Error::other("this is no UNIX socket")),
+    }
+}
+
+/// The address of a UNIX socket: a path, an abstract name, or none; none too for a path that std cannot name.
 pub(crate) fn unix_address(name: &[u8]) -> io::Result<UnixAddr> {
     match name.get(2..).unwrap_or_default() {
         [] => UnixAddr::from_pathname(""),
         [0, abstract_name @ ..] => UnixAddr::from_abstract_name(abstract_name),
         path => {
             let end = path.iter().position(|byte| *byte == 0).unwrap_or(path.len());
-            UnixAddr::from_pathname(std::ffi::OsStr::from_bytes(&path[..end]))
+            // A name may have 108 bytes, but not in std. Its message shall come all the same.
+            let path = std::ffi::OsStr::from_bytes(&path[..end]);
+            UnixAddr::from_pathname(path).or_else(|_| UnixAddr::from_pathname(""))
         }
     }
 }

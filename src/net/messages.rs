@@ -3,7 +3,7 @@
 //! The one core of UDP and UNIX datagrams, of SEQPACKET, and of sockets whose kind only their user knows. Futures only
 //! wait here (DESIGN idea 2): a message that the kernel delivered stays in the queue whoever is dropped.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,16 +14,18 @@ use std::task::{Context, Poll, ready};
 use socket2::{Domain, SockAddrStorage, Type};
 
 use crate::buf::{IoBufMut, Starved};
-use crate::driver::{Aftermath, Driver, Key, control};
+use crate::driver::{Aftermath, Driver, Key, Op, control};
 use crate::error::{Busy, Closed, Failed};
+use crate::net::errors::Errors;
 use crate::net::sends::Sends;
 use crate::op::Descriptor;
 use crate::op::net::{
     Arrival, Incoming, IncomingTarget, MessageTarget, ReceiveMessageInto, ReceiveMessages, SHOTS_OVER,
 };
 use crate::runtime::budget;
+use crate::runtime::here;
 use crate::runtime::scope::What;
-use crate::runtime::wait::{Ask, Waiter, check, cut, outcome};
+use crate::runtime::wait::{Ask, Waiter, check, outcome};
 use crate::sys::message::{Layout, control_len};
 
 const MESSAGE: What = What(&"a message from a peer");
@@ -60,8 +62,8 @@ enum Receiving {
     Armed(Key),
     /// Not armed for want of buffers; the pool feeds this socket in its turn.
     Starving,
-    /// A receive into the caller's buffer is in flight.
-    Single,
+    /// A receive into the caller's buffer is in flight, with this key once it was submitted.
+    Single(Option<Key>),
 }
 
 pub(crate) struct Messages {
@@ -75,17 +77,22 @@ pub(crate) struct Messages {
     /// What the kernel said beside the messages, such as that nobody listens there (ICMP); told once.
     error: Cell<Option<i32>>,
     ended: Cell<bool>,
-    receiver: Waiter,
+    pub(crate) receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     pub(crate) receive_claimed: Cell<bool>,
     /// Reused by receives into the caller's buffers.
     incoming: Cell<Option<Box<Incoming>>>,
     pub(crate) sends: Sends,
+    /// Made when somebody wants to know errors.
+    pub(crate) errors: OnceCell<Box<Errors>>,
     is_in_starved_queue: Cell<bool>,
     pub(crate) closed: Cell<bool>,
+    /// The last operation closes the descriptor.
+    pub(crate) abandoned: Cell<bool>,
     /// Whoever closes waits for the last operation.
-    closer: Waiter,
-    closing: Cell<bool>,
+    pub(crate) closer: Waiter,
+    /// Its user's handle is gone, but it is closed in order.
+    pub(crate) closing: Cell<bool>,
 }
 
 impl Messages {
@@ -125,8 +132,10 @@ impl Messages {
             receive_claimed: Cell::new(false),
             incoming: Cell::new(None),
             sends: Sends::new(kind != Kind::Inet),
+            errors: OnceCell::new(),
             is_in_starved_queue: Cell::new(false),
             closed: Cell::new(false),
+            abandoned: Cell::new(false),
             closer: Waiter::new(),
             closing: Cell::new(false),
         })
@@ -155,6 +164,8 @@ impl Messages {
 
     /// How many descriptors a message may bring from now on; those that find no room the kernel closes.
     pub(crate) fn set_fds_max(&self, count: usize) {
+        let more = |arrival: &mut Arrival| arrival.fds.split_off(count.min(arrival.fds.len()));
+        self.queue.borrow_mut().iter_mut().for_each(|arrival| drop(more(arrival)));
         let control = if count == 0 { 0 } else { control_len(4 * count) };
         self.layout.set(Layout { control, ..self.layout.get() });
         self.incoming.set(None);
@@ -167,29 +178,27 @@ impl Messages {
         if self.closed.get() { Err(Closed::new("the socket").into()) } else { Ok(()) }
     }
 
-    /// The socket was dropped: operations are cancelled, and the last of them takes it along.
-    pub(crate) fn abandon(&self) {
-        self.closed.set(true);
-        self.stop_receiving();
-        let mut after = Aftermath::default();
-        for key in self.sends.give_up(&mut after) {
-            self.driver().cancel(key);
-        }
+    /// Drops what came.
+    pub(crate) fn clear(&self) {
         let queue = std::mem::take(&mut *self.queue.borrow_mut());
         self.bytes.set(0);
         drop(queue);
-        after.run();
     }
 
-    fn stop_receiving(&self) {
-        if let Receiving::Armed(key) = self.receiving.get() {
+    /// Whether a receive is in flight.
+    pub(crate) fn receives(&self) -> bool {
+        matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single(_))
+    }
+
+    pub(crate) fn stop_receiving(&self) {
+        if let Receiving::Armed(key) | Receiving::Single(Some(key)) = self.receiving.get() {
             self.driver().cancel(key);
         }
     }
 
     fn arm(&self, spare: bool) {
         let Some(this) = self.rc() else { return };
-        debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single), "C9");
+        debug_assert!(!matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single(_)), "C9");
         let receive = ReceiveMessages::new(this, self.layout.get(), spare);
         if let Some(key) = self.driver().submit_detached(receive) {
             self.receiving.set(Receiving::Armed(key));
@@ -235,7 +244,7 @@ impl Messages {
         match self.receiving.get() {
             Receiving::Idle => self.arm(false),
             Receiving::Starving => self.arm(true),
-            Receiving::Armed(_) | Receiving::Single => {}
+            Receiving::Armed(_) | Receiving::Single(_) => {}
         }
         Poll::Pending
     }
@@ -283,7 +292,7 @@ impl Messages {
                 return Poll::Ready(Ok(()));
             }
             Receiving::Armed(_) => self.stop_receiving(),
-            Receiving::Single => {}
+            Receiving::Single(_) => {}
         }
         self.receiver.register_for(cx, MESSAGE);
         Poll::Pending
@@ -320,13 +329,18 @@ impl Messages {
         }
         let layout = self.layout.get();
         let kept = self.incoming.take().filter(|incoming| incoming.layout() == layout);
-        let incoming = kept.unwrap_or_else(|| Box::new(Incoming::new(layout)));
-        self.receiving.set(Receiving::Single);
-        let single = ReceiveMessageInto::new(self.clone(), incoming, buf);
-        let (result, op) = Ask::new(self.driver(), single, MESSAGE).await;
-        self.receiving.set(Receiving::Idle);
-        let (mut incoming, buf) = op.into_parts();
-        let answered = match outcome(result) {
+        let mut incoming = kept.unwrap_or_else(|| Box::new(Incoming::new(layout)));
+        let result = loop {
+            let (result, op) = self.single(ReceiveMessageInto::new(self.clone(), incoming, buf)).await;
+            (incoming, buf) = op.into_parts();
+            if result >= 0 || !self.is_told_elsewhere(-result) {
+                break result;
+            }
+        };
+        let is_stopped = result == -libc::ECANCELED && !here::is_cancelled();
+        let received =
+            if is_stopped { self.check_open().and_then(|()| outcome(result)) } else { outcome(result) };
+        let answered = match received {
             Ok(count) => {
                 let count = count as usize;
                 // Without room nothing comes either.
@@ -339,6 +353,36 @@ impl Messages {
         };
         self.incoming.set(Some(incoming));
         answered
+    }
+
+    /// Performs the one receive into a buffer of the caller.
+    async fn single<O: Op>(&self, op: O) -> (i32, O) {
+        /// Gives the receiving side back, if the receive was never submitted too. (Dropped in flight, it does so itself.)
+        struct Begun<'a>(&'a Messages);
+        impl Drop for Begun<'_> {
+            fn drop(&mut self) {
+                if self.0.receiving.get() == Receiving::Single(None) {
+                    self.0.receiving.set(Receiving::Idle);
+                }
+            }
+        }
+        self.receiving.set(Receiving::Single(None));
+        let _begun = Begun(self);
+        let mut ask = Ask::new(self.driver(), op, MESSAGE);
+        let answer = poll_fn(|cx| {
+            let polled = Pin::new(&mut ask).poll(cx);
+            if let Some(key) = ask.key() {
+                self.receiving.set(Receiving::Single(Some(key)));
+            }
+            polled
+        })
+        .await;
+        self.receiving.set(Receiving::Idle);
+        // Whoever closes waits for this.
+        let mut after = Aftermath::default();
+        self.wake_closer(&mut after);
+        after.run();
+        answer
     }
 
     /// Whether a receive that brought nothing says that nothing will come. A connection may carry empty messages; behind
@@ -360,48 +404,6 @@ impl Messages {
             after.wake_one(waker);
         }
         self.wake_closer(after);
-    }
-
-    pub(crate) fn wake_closer(&self, after: &mut Aftermath) {
-        after.wake(self.closer.take());
-    }
-
-    /// The user's handle was dropped.
-    pub(crate) fn drop_handle(&self) {
-        if !self.closing.get() {
-            self.abandon();
-        }
-    }
-
-    /// Sends what was written, then closes. Takes the user's handle.
-    pub(crate) async fn close<H>(self: Rc<Self>, handle: H) -> io::Result<()> {
-        /// Does at once what was to be done in peace, if that is cut short.
-        struct Closing(Rc<Messages>);
-        impl Drop for Closing {
-            fn drop(&mut self) {
-                self.0.abandon();
-            }
-        }
-        self.closing.set(true);
-        drop(handle);
-        let this = Closing(self);
-        let close = async {
-            let sent = poll_fn(|cx| this.0.poll_flush(cx, 0)).await;
-            this.0.closed.set(true);
-            this.0.stop_receiving();
-            poll_fn(|cx| {
-                // Each operation holds a reference; the other one is this.
-                if Rc::strong_count(&this.0) == 1 {
-                    return Poll::Ready(());
-                }
-                this.0.closer.register(cx);
-                Poll::Pending
-            })
-            .await;
-            let closed = this.0.descriptor.close().await;
-            sent.and(closed)
-        };
-        cut(What(&"a socket to close"), close).await
     }
 }
 
@@ -496,6 +498,7 @@ impl MessageTarget for Messages {
                     }
                 }
             }
+            errno if self.is_told_elsewhere(errno) => {}
             errno => self.error.set(Some(errno)),
         }
         // Whoever waits asks again, which arms again.
@@ -522,7 +525,8 @@ impl IncomingTarget for Messages {
 
     fn incoming_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
-        if result < 0 && (-result != libc::ECANCELED || self.driver().is_closed()) {
+        let is_stopped = -result == libc::ECANCELED && !self.driver().is_closed();
+        if result < 0 && !is_stopped && !self.is_told_elsewhere(-result) {
             self.error.set(Some(-result));
         }
         self.wake_receiver(after);

@@ -4,9 +4,11 @@
 //! for listeners. Methods take `&self`; one task may receive while another sends.
 
 pub(crate) mod addrs;
+mod closing;
 mod connect;
 mod copy;
 mod datagram;
+mod errors;
 mod fds;
 mod halves;
 mod inbound;
@@ -36,6 +38,7 @@ mod unix_datagram;
 pub use addrs::{Addrs, IntoAddrs};
 pub use connect::{ConnectFailed, ConnectTcp, connect_tcp};
 pub use datagram::{DatagramFamily, DatagramSocket, Received};
+pub use errors::{ErrorOrigin, NetworkError};
 pub use fds::FdsSent;
 pub use halves::{ReceiveHalf, SendHalf};
 pub use listener::{Accept, Listener};

@@ -161,6 +161,11 @@ pub(crate) struct Sending<'a, O: SendOp> {
 impl<O: SendOp> Unpin for Sending<'_, O> {}
 
 impl<O: SendOp> Sending<'_, O> {
+    /// The operation, once it has the turn and until its result was fetched.
+    pub(crate) fn key(&self) -> Option<Key> {
+        self.pending.key()
+    }
+
     /// Asks for the turn; ready when it is ours.
     #[inline]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

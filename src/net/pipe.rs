@@ -203,7 +203,7 @@ impl PipeReader {
     pub fn into_fd(self) -> impl Future<Output = io::Result<(OwnedFd, Vec<Chunk>)>> {
         let give_away = async move {
             poll_fn(|cx| self.shared.poll_idle(cx)).await;
-            let received = self.shared.inbound.take();
+            let received = self.shared.take_inbound();
             let fd = self.shared.descriptor.take().ok_or(Closed::new("the pipe"))?;
             Ok((fd, received))
         };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::buf::{Chunk, IoBuf};
 use crate::driver::control;
-use crate::error::Failed;
+use crate::error::{Failed, Unsent};
 use crate::net::halves::{ReceiveHalf, SendHalf};
 use crate::net::messages::Messages;
 use crate::net::shared::Shared;
@@ -18,8 +18,9 @@ use crate::net::{
 use crate::runtime::scope::What;
 use crate::runtime::wait::cut;
 use crate::stream::{
-    AsyncResource, Attributes, ByteReceiveStream, ByteSendStream, ByteStream, PollByteStream,
-    TypedAttributeProvider, of_socket,
+    AsyncResource, Attributes, ByteReceiveStream, ByteSendStream, ByteStream, ObjectReceiveStream,
+    ObjectSendStream, ObjectStream, PollByteStream, TypedAttributeProvider, UnreliableObjectReceiveStream,
+    UnreliableObjectSendStream, of_socket,
 };
 
 const CLOSE: What = What(&"a stream to close");
@@ -147,6 +148,81 @@ impl Messages {
         let local = || self.descriptor.with(|fd| control::local_address(fd)).ok();
         let remote = || self.descriptor.with(|fd| control::peer_address(fd)).ok();
         of_socket(self.descriptor.number(), local, remote)
+    }
+}
+
+impl<F: DatagramFamily> AsyncResource for DatagramSocket<F> {
+    /// Sends what was [written](DatagramSocket::write), as long as that takes, then closes. Sends that have begun end
+    /// first; others, and who receives, are told [`Closed`](crate::Closed) at once.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(CLOSE, self.messages.aclose())
+    }
+}
+
+/// Datagrams, with the address that they come from or go to: bytes that came are not copied.
+impl<F: DatagramFamily> UnreliableObjectReceiveStream for DatagramSocket<F> {
+    type Item = (Bytes, F::Address);
+
+    fn receive(&self) -> impl Future<Output = io::Result<Option<Self::Item>>> {
+        async move {
+            let (bytes, source) = self.receive_from().await?;
+            Ok(Some((bytes.into(), source)))
+        }
+    }
+}
+
+impl<F: DatagramFamily> UnreliableObjectSendStream for DatagramSocket<F> {
+    type Item = (Bytes, F::Address);
+
+    fn send(&self, item: Self::Item) -> impl Future<Output = Result<(), Unsent<Self::Item, io::Error>>> {
+        async move {
+            let (bytes, to) = item;
+            let address = match F::unparse(&to) {
+                Ok(address) => address,
+                Err(error) => return Err(Unsent::new((bytes, to), error)),
+            };
+            match self.send_to_address(bytes, address).await {
+                Ok(_) => Ok(()),
+                Err(failed) => Err(Unsent::new((failed.buf, to), failed.error)),
+            }
+        }
+    }
+}
+
+impl AsyncResource for UnixSeqpacket {
+    /// Ends sends that have begun, then closes. Other sends, and who receives, are told [`Closed`](crate::Closed) at
+    /// once.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        cut(CLOSE, self.messages.aclose())
+    }
+}
+
+/// Messages, in order and without loss: those that came are not copied.
+impl UnreliableObjectReceiveStream for UnixSeqpacket {
+    type Item = Bytes;
+
+    fn receive(&self) -> impl Future<Output = io::Result<Option<Bytes>>> {
+        async move { Ok(Self::receive(self).await?.map(Bytes::from)) }
+    }
+}
+
+impl UnreliableObjectSendStream for UnixSeqpacket {
+    type Item = Bytes;
+
+    fn send(&self, item: Bytes) -> impl Future<Output = Result<(), Unsent<Bytes, io::Error>>> {
+        async move {
+            let sent = Self::send(self, item).await;
+            sent.map(drop).map_err(|failed| Unsent::new(failed.buf, failed.error))
+        }
+    }
+}
+
+impl ObjectReceiveStream for UnixSeqpacket {}
+impl ObjectSendStream for UnixSeqpacket {}
+
+impl ObjectStream for UnixSeqpacket {
+    fn send_eof(&self) -> impl Future<Output = io::Result<()>> {
+        self.shutdown_write()
     }
 }
 

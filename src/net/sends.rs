@@ -29,6 +29,8 @@ const ROOM: What = What(&"room for a message");
 
 /// How long a send waits when the queue of the one it addresses is full; doubled each time, up to a limit.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+/// What a written message counts beside its bytes, so that a limit for the bytes is one for messages without any, too.
+const OVERHEAD: usize = 8;
 /// Envelopes that are kept for the next sends.
 const ENVELOPES_MAX: usize = 256;
 
@@ -52,7 +54,11 @@ pub(crate) struct Sends {
     queue: RefCell<VecDeque<Item>>,
     /// Written messages that the kernel has, to be cancelled when the socket is dropped.
     written: RefCell<Slab<Option<Key>>>,
-    /// Bytes of written messages that the kernel has not taken.
+    /// The send of whoever has the turn, which on a stream goes on when its future is dropped; to be cancelled too.
+    in_flight: Cell<Option<Key>>,
+    /// Sends of futures that the kernel has.
+    begun: Cell<usize>,
+    /// Bytes of written messages that the kernel has not taken, and `OVERHEAD` for each of them.
     bytes: Cell<usize>,
     /// Why a written message was not sent, to be told once.
     error: Cell<Option<i32>>,
@@ -68,6 +74,8 @@ impl Sends {
             busy: Cell::new(false),
             queue: RefCell::default(),
             written: RefCell::default(),
+            in_flight: Cell::new(None),
+            begun: Cell::new(0),
             bytes: Cell::new(0),
             error: Cell::new(None),
             flushing: RefCell::default(),
@@ -97,14 +105,40 @@ impl Sends {
         for item in queue {
             match item {
                 Item::Message(_, bytes) => {
-                    self.bytes.set(self.bytes.get().saturating_sub(bytes.len()));
+                    self.bytes.set(self.bytes.get().saturating_sub(bytes.len() + OVERHEAD));
                     after.discard([bytes]);
                 }
                 Item::Turn(ticket) => after.wake(ticket.waiter.take()),
             }
         }
         after.wake(self.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
-        self.written.borrow().iter().filter_map(|(_, key)| *key).collect()
+        let written = self.written.borrow();
+        written.iter().filter_map(|(_, key)| *key).chain(self.in_flight.get()).collect()
+    }
+
+    /// Whoever waits asks again: the socket is being closed, but what was written still goes out.
+    pub(crate) fn wake_all(&self, after: &mut Aftermath) {
+        for item in &*self.queue.borrow() {
+            if let Item::Turn(ticket) = item {
+                after.wake(ticket.waiter.take());
+            }
+        }
+        after.wake(self.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+    }
+
+    /// Whether the kernel has nothing to send, and will get nothing any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.begun.get() == 0 && self.is_idle()
+    }
+
+    /// Why a written message was not sent; once.
+    pub(crate) fn take_error(&self) -> io::Result<()> {
+        self.error.take().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// The send of whoever has the turn, or had it.
+    pub(crate) fn in_flight(&self) -> Option<Key> {
+        self.in_flight.get()
     }
 }
 
@@ -178,21 +212,38 @@ impl Messages {
         Ok(turn)
     }
 
+    async fn turn_after(self: &Rc<Self>, pause: Duration) -> io::Result<Turn<'_>> {
+        sleep(pause).await?;
+        self.turn().await
+    }
+
     /// The turn is free: the next one gets it.
     fn next_turn(self: &Rc<Self>, after: &mut Aftermath) {
-        self.sends.busy.set(false);
-        let next = self.sends.queue.borrow_mut().pop_front();
-        match next {
-            Some(Item::Turn(ticket)) => {
-                self.sends.busy.set(true);
-                ticket.granted.set(true);
-                after.wake(ticket.waiter.take());
+        let sends = &self.sends;
+        sends.busy.set(false);
+        sends.in_flight.set(None);
+        loop {
+            let next = sends.queue.borrow_mut().pop_front();
+            match next {
+                Some(Item::Turn(ticket)) => {
+                    sends.busy.set(true);
+                    ticket.granted.set(true);
+                    after.wake(ticket.waiter.take());
+                }
+                // On a closed loop each send would be over at once, and come back here to begin the next.
+                Some(Item::Message(envelope, bytes)) if self.driver().is_closed() => {
+                    sends.written_over(bytes.len(), -libc::ECANCELED, after);
+                    sends.keep(envelope);
+                    after.discard([bytes]);
+                    continue;
+                }
+                Some(Item::Message(envelope, bytes)) => {
+                    sends.busy.set(true);
+                    self.begin(envelope, bytes);
+                }
+                None => {}
             }
-            Some(Item::Message(envelope, bytes)) => {
-                self.sends.busy.set(true);
-                self.begin(envelope, bytes);
-            }
-            None => {}
+            return;
         }
     }
 
@@ -224,28 +275,38 @@ impl Messages {
                 return Err(Failed::new(error, buf, 0));
             }
             let mut ask = Ask::new(self.driver(), SendMessage::new(self.clone(), envelope, buf), ROOM);
-            let mut handed_over = false;
+            let mut begun = false;
             let (result, op) = poll_fn(|cx| {
                 let polled = Pin::new(&mut ask).poll(cx);
-                if ask.key().is_some() && turn.0.is_some() {
-                    turn.hand_over();
-                    handed_over = true;
+                if ask.key().is_some() && !begun {
+                    begun = true;
+                    self.sends.begun.set(self.sends.begun.get() + 1);
+                    if turn.0.is_some() {
+                        self.sends.in_flight.set(ask.key());
+                        turn.hand_over();
+                    }
                 }
                 polled
             })
             .await;
-            if handed_over {
-                turn = Turn(Some(self));
+            if begun {
+                let mut after = Aftermath::default();
+                self.send_came_back(&mut after);
+                after.run();
+                turn = Turn(self.sends.is_ordered.then_some(self));
             }
             let (envelope, given_back, sent) = op.into_parts();
             buf = given_back;
             let is_queue_full = envelope.is_queue_full;
             self.sends.keep(envelope);
             if is_queue_full {
-                match sleep(pause).await.map_err(io::Error::from).and_then(|()| self.check_open()) {
-                    Ok(()) => pause = (pause * 2).min(RETRY.1),
+                // Others go on meanwhile: what they send may be for somebody who receives.
+                drop(turn);
+                turn = match self.turn_after(pause).await {
+                    Ok(turn) => turn,
                     Err(error) => return Err(Failed::new(error, buf, 0)),
-                }
+                };
+                pause = (pause * 2).min(RETRY.1);
                 continue;
             }
             return match outcome(result) {
@@ -253,6 +314,13 @@ impl Messages {
                 Err(error) => Err(Failed::new(error, buf, sent)),
             };
         }
+    }
+
+    /// A send of a future is over.
+    fn send_came_back(&self, after: &mut Aftermath) {
+        self.sends.in_flight.set(None);
+        self.sends.begun.set(self.sends.begun.get() - 1);
+        self.wake_closer(after);
     }
 
     /// Queues a message that nobody waits for.
@@ -267,7 +335,7 @@ impl Messages {
             self.sends.keep(envelope);
             return Err(error);
         }
-        self.sends.bytes.set(self.sends.bytes.get() + bytes.len());
+        self.sends.bytes.set(self.sends.bytes.get() + bytes.len() + OVERHEAD);
         if self.sends.is_ordered && self.sends.busy.replace(true) {
             self.sends.queue.borrow_mut().push_back(Item::Message(envelope, bytes));
         } else {
@@ -306,7 +374,16 @@ impl Messages {
 }
 
 impl Sends {
-    /// Whether no written message is left, empty ones included.
+    /// A written message was sent, or will not be.
+    fn written_over(&self, len: usize, result: i32, after: &mut Aftermath) {
+        self.bytes.set(self.bytes.get().saturating_sub(len + OVERHEAD));
+        if result < 0 && self.error.get().is_none() {
+            self.error.set(Some(-result));
+        }
+        after.wake(self.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+    }
+
+    /// Whether no written message is left.
     fn is_idle(&self) -> bool {
         let is_waiting = |item: &Item| matches!(item, Item::Message(..));
         self.written.borrow().is_empty() && !self.queue.borrow().iter().any(is_waiting)
@@ -322,14 +399,12 @@ impl MessageSender for Messages {
         let sends = &self.sends;
         if let Some(place) = envelope.written {
             sends.written.borrow_mut().try_remove(place);
-            sends.bytes.set(sends.bytes.get().saturating_sub(len));
-            if result < 0 && sends.error.get().is_none() {
-                sends.error.set(Some(-result));
-            }
-            after.wake(sends.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+            sends.written_over(len, result, after);
+            self.wake_closer(after);
+        } else {
+            self.send_came_back(after);
         }
         sends.keep(envelope);
-        self.wake_closer(after);
         if sends.is_ordered
             && let Some(this) = self.rc()
         {
@@ -343,5 +418,10 @@ impl MessageSender for Messages {
 
     fn must_not_wait(&self) -> bool {
         self.is_unix_datagram_socket()
+    }
+
+    fn is_of_another(&self, errno: i32) -> bool {
+        // One that is too big stays so, and the kernel would tell of it twice.
+        errno != libc::EMSGSIZE && self.is_told_elsewhere(errno)
     }
 }

@@ -14,7 +14,7 @@ use socket2::{SockAddr, Type};
 use crate::buf::{Chunk, IoBuf, IoBufMut};
 use crate::driver::{Driver, control};
 use crate::error::{Closed, Failed};
-use crate::net::message::Message;
+use crate::net::message::{Message, unix_name};
 use crate::net::messages::{Kind, Messages};
 use crate::net::stream::Stream;
 use crate::net::unix::{UnixListenerBuilder, connect_descriptor, peer_credentials};
@@ -279,7 +279,7 @@ impl Family for Seqpacket {
     const CARRIES_MORE: bool = true;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
-        address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))
+        unix_name(address)
     }
 }
 

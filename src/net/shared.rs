@@ -144,7 +144,7 @@ impl Shared {
             self.driver().cancel(key);
         }
         self.outbound.clear();
-        drop(self.inbound.take());
+        drop(self.take_inbound());
         self.close_if_over();
     }
 
@@ -171,7 +171,7 @@ impl Shared {
     pub(crate) fn close_receiving(&self) {
         self.receive_closed.set(true);
         self.stop_receiving();
-        drop(self.inbound.take());
+        drop(self.take_inbound());
         self.receiver.wake();
     }
 
@@ -240,8 +240,8 @@ impl Shared {
         }
         self.check_receive()?;
         if self.inbound.bytes() > 0 {
-            std::task::ready!(budget::spend(cx));
-            return Poll::Ready(Ok(self.inbound.pop()));
+            ready!(budget::spend(cx));
+            return Poll::Ready(Ok(self.pop_inbound()));
         }
         if let Some(end) = self.ended() {
             return Poll::Ready(end.map(|()| None));
@@ -258,18 +258,37 @@ impl Shared {
     /// Nobody waits for bytes any more.
     pub(crate) fn forget_receiver(&self) {
         self.receive_claimed.set(false);
-        self.receiver.clear();
+        // Whoever closes the stream waits there too.
+        if self.closed.get() {
+            self.receiver.wake()
+        } else {
+            self.receiver.clear()
+        }
         // What comes from now on may bring descriptors to somebody who wants them.
         if self.wants_one() {
             self.stop_receiving();
         }
     }
 
+    /// Takes bytes that came already. Descriptors that came with them are closed.
+    #[inline]
+    fn pop_inbound(&self) -> Option<Chunk> {
+        if let Some(expected) = self.expected.get() {
+            expected.close_unfetched();
+        }
+        self.inbound.pop()
+    }
+
+    /// Takes all bytes that came already.
+    pub(crate) fn take_inbound(&self) -> Vec<Chunk> {
+        std::iter::from_fn(|| self.pop_inbound()).collect()
+    }
+
     /// Copies bytes that came already, as many as fit.
     pub(crate) fn copy_inbound<B: IoBufMut>(&self, buf: &mut B) -> usize {
         let mut copied = 0;
         while copied < buf.capacity() {
-            let Some(mut chunk) = self.inbound.pop() else { break };
+            let Some(mut chunk) = self.pop_inbound() else { break };
             let count = chunk.len().min(buf.capacity() - copied);
             crate::buf::write(buf, copied, &chunk[..count]);
             copied += count;
@@ -338,18 +357,27 @@ impl Shared {
         let mut ask = Ask::new(self.driver(), op, BYTES);
         let (result, op) = std::future::poll_fn(|cx| {
             let polled = Pin::new(&mut ask).poll(cx);
-            if polled.is_pending() {
-                self.receiving.set(Receiving::Single(ask.key()));
-            }
+            self.note_single(ask.key());
             polled
         })
         .await;
         self.receiving.set(Receiving::Idle);
         self.note_end(result);
-        let is_own = result == -libc::ECANCELED && !here::is_cancelled();
-        let closed = self.check_receive();
+        let result = self.was_stopped(result).map_or(Ok(result), Err);
         self.close_if_over();
-        (if is_own { closed.map(|()| result) } else { Ok(result) }, op)
+        (result, op)
+    }
+
+    /// What closing cancels: the receive that began just now, and was submitted with this key.
+    pub(crate) fn note_single(&self, key: Option<Key>) {
+        if key.is_some() && self.receiving.get() == Receiving::Single(None) {
+            self.receiving.set(Receiving::Single(key));
+        }
+    }
+
+    /// Why a receive was cancelled, if it was not by its scope: the stream was closed meanwhile.
+    pub(crate) fn was_stopped(&self, result: i32) -> Option<io::Error> {
+        if result == -libc::ECANCELED && !here::is_cancelled() { self.check_receive().err() } else { None }
     }
 
     /// Sends what is queued, then closes.
@@ -407,9 +435,11 @@ impl Shared {
         asked: &mut Option<Ask<ReceiveInto<Self, B>>>,
         buf: impl FnOnce() -> io::Result<B>,
     ) -> Poll<io::Result<Option<(usize, B)>>> {
+        // One that was put off, in a cancelled scope, has not begun, and somebody else may receive meanwhile.
         let ask = match asked {
-            Some(ask) => ask,
-            None => {
+            Some(ask) if !ask.is_new() => ask,
+            _ => {
+                *asked = None;
                 ready!(self.poll_stopped(cx))?;
                 if self.inbound.bytes() > 0 {
                     let mut buf = buf()?;
@@ -419,13 +449,12 @@ impl Shared {
                     return Poll::Ready(end.map(|()| None));
                 }
                 let op = ReceiveInto::new(self.clone(), buf()?);
-                self.receiving.set(Receiving::Single(None));
                 asked.insert(Ask::new(self.driver(), op, BYTES))
             }
         };
         let polled = Pin::new(&mut *ask).poll(cx);
-        if polled.is_pending() {
-            self.receiving.set(Receiving::Single(ask.key()));
+        if let Some(key) = ask.key() {
+            self.receiving.set(Receiving::Single(Some(key)));
         }
         let (result, op) = ready!(polled);
         *asked = None;

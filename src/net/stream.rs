@@ -77,7 +77,7 @@ impl<F: Family> Stream<F> {
         let give_away = async move {
             let turn = self.shared.turn().await?;
             poll_fn(|cx| self.shared.poll_idle(cx)).await;
-            let received = self.shared.inbound.take();
+            let received = self.shared.take_inbound();
             let fd = self.shared.descriptor.take().ok_or(Closed::new("the stream"))?;
             control::options(&fd, |socket| socket.set_nonblocking(false))?;
             drop(turn);

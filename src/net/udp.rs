@@ -50,6 +50,10 @@ impl DatagramFamily for Udp {
         inet_address(name)
     }
 
+    fn unparse(address: &SocketAddr) -> io::Result<SockAddr> {
+        Ok((*address).into())
+    }
+
     fn is_unix() -> bool {
         false
     }

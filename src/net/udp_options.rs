@@ -146,7 +146,7 @@ impl UdpSocket {
     }
 
     /// Sets an option that IPv4 and IPv6 have each.
-    fn set_both(&self, v4: i32, v6: i32, on: bool) -> io::Result<()> {
+    pub(super) fn set_both(&self, v4: i32, v6: i32, on: bool) -> io::Result<()> {
         let is_v6 = self.is_v6()?;
         self.messages.descriptor.with(|fd| {
             if is_v6 {

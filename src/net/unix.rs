@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Type};
 
 use crate::driver::Driver;
 use crate::driver::control::{self, UnixListenOptions};
+use crate::net::message::unix_name;
 use crate::net::{Family, Listener, Stream, UnixSeqpacketListener};
 use crate::op::Descriptor;
 use crate::op::net::Connect;
@@ -35,7 +36,7 @@ impl Family for Unix {
     const CARRIES_MORE: bool = true;
 
     fn address(address: &SockAddr) -> io::Result<SocketAddr> {
-        address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))
+        unix_name(address)
     }
 }
 

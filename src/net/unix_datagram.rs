@@ -17,7 +17,7 @@ use crate::driver::control;
 use crate::error::Failed;
 use crate::net::DatagramFamily;
 use crate::net::datagram::{DatagramSocket, sealed};
-use crate::net::message::unix_address;
+use crate::net::message::{unix_address, unix_name};
 use crate::runtime::core;
 
 /// The family of UNIX datagram sockets.
@@ -25,7 +25,7 @@ use crate::runtime::core;
 pub enum UnixDatagrams {}
 
 /// A UNIX datagram socket, connected or not. Nothing is lost and nothing overtakes: while the receiver's queue is full,
-/// whoever sends waits.
+/// whoever sends waits. (Several tasks that wait for room at an address get it in any order.)
 ///
 /// # Examples
 /// ```
@@ -51,6 +51,10 @@ impl DatagramFamily for UnixDatagrams {
 
     fn parse(name: &[u8]) -> io::Result<SocketAddr> {
         unix_address(name)
+    }
+
+    fn unparse(address: &SocketAddr) -> io::Result<SockAddr> {
+        kernel_address(address)
     }
 
     fn is_unix() -> bool {
@@ -187,7 +191,7 @@ impl UnixDatagram {
     /// What the kernel says, or [`Closed`](crate::Closed).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         let address = self.messages.descriptor.with(|fd| control::local_address(fd))?;
-        address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))
+        unix_name(&address)
     }
 
     /// The address that it is connected to.
@@ -196,6 +200,6 @@ impl UnixDatagram {
     /// What the kernel says: `NotConnected` if it is not; or [`Closed`](crate::Closed).
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         let address = self.messages.descriptor.with(|fd| control::peer_address(fd))?;
-        address.as_unix().ok_or_else(|| io::Error::other("this is no UNIX socket"))
+        unix_name(&address)
     }
 }

@@ -216,6 +216,12 @@ pub(crate) fn descriptors(controls: &[u8]) -> Vec<OwnedFd> {
     found
 }
 
+/// The bytes of an address.
+pub(crate) fn name(address: &SockAddr) -> &[u8] {
+    // SAFETY: an address has so many bytes, all of which are initialised.
+    unsafe { std::slice::from_raw_parts(address.as_ptr().cast(), address.len() as usize) }
+}
+
 /// An address as the kernel gave it.
 pub(crate) fn address(name: &[u8]) -> SockAddr {
     let copy = |storage: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {

@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use socket2::SockAddr;
 
+use crate::net::{Family, Unix};
+
 /// The address of one end of a connection.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -19,7 +21,8 @@ pub enum SocketAddress {
 
 impl SocketAddress {
     pub(crate) fn of(address: &SockAddr) -> Option<Self> {
-        address.as_socket().map(Self::Ip).or_else(|| address.as_unix().map(|unix| Self::Unix(Rc::new(unix))))
+        let unix = || Some(Self::Unix(Rc::new(<Unix as Family>::address(address).ok()?)));
+        address.as_socket().map(Self::Ip).or_else(unix)
     }
 
     /// The address, if it is one of TCP or UDP.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
 
 use futures_util::{join, poll};
 use proactor::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ both_drivers!(
     closing_sends_what_was_written,
     closing_tells_who_receives,
     closing_tells_who_receives_into_a_buffer,
+    closing_ends_when_another_task_receives_into_a_buffer,
     closing_tells_senders_that_queue_and_lets_the_first_one_end,
     a_forced_close_waits_for_nothing,
     a_close_that_is_dropped_closes_all_the_same,
@@ -90,6 +92,21 @@ fn closing_tells_who_receives_into_a_buffer(cx: Cx) {
         let failed = received.expect_err("closed");
         assert!(is::<Closed>(&failed.error), "{}", failed.error);
         closed?;
+        drop(theirs);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn closing_ends_when_another_task_receives_into_a_buffer(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tcp_pair().await?;
+        let ours = Rc::new(ours);
+        let receiver = ours.clone();
+        let receiving = spawn(async move { receiver.receive_into(vec![0; 100]).await.map(drop) });
+        turns(3).await;
+        ours.aclose().await?;
+        let failed = receiving.await?.expect_err("closed");
+        assert!(is::<Closed>(&failed.error), "{}", failed.error);
         drop(theirs);
         Ok::<_, io::Error>(())
     });

@@ -74,6 +74,6 @@ impl ByteStream for Script {
 }
 
 /// Whether this error has an `E` in it.
-fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
+pub(crate) fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<E>())
 }

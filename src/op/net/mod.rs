@@ -5,6 +5,7 @@ mod connect;
 mod landing;
 mod medium;
 mod receive;
+mod receive_error;
 mod receive_message;
 mod relay;
 mod send;
@@ -16,10 +17,11 @@ pub(crate) use accept::{AcceptMulti, AcceptTarget};
 pub(crate) use connect::Connect;
 pub(crate) use medium::{Medium, Short};
 pub(crate) use receive::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+pub(crate) use receive_error::{ErrorTarget, ReceiveErrors};
 pub(crate) use receive_message::{
     Arrival, Incoming, IncomingTarget, MessageTarget, ReceiveMessageInto, ReceiveMessages,
 };
-pub(crate) use relay::{Relay, WORTH, WaitForBytes};
+pub(crate) use relay::{Relay, WORTH, WaitForBytes, splice_may_kill};
 use send::send_flags;
 pub(crate) use send::{Batch, SendAll, SendBatch, SendOp, SendTarget, SendVectored};
 pub(crate) use send_fds::SendFds;

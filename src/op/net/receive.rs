@@ -184,6 +184,10 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         }
     }
 
+    fn interrupted(&mut self, answer: Answer) {
+        self.landing.put_back(self.target.descriptor().driver().pool(), answer);
+    }
+
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
         self.target.receive_over(result, after);
     }

@@ -221,6 +221,10 @@ impl<T: MessageTarget> Op for ReceiveMessages<T> {
         }
     }
 
+    fn interrupted(&mut self, answer: Answer) {
+        self.landing.put_back(self.target.descriptor().driver().message_pool(), answer);
+    }
+
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
         self.landing.clear(self.target.descriptor().driver().message_pool());
         self.target.messages_over(result, after);
@@ -252,7 +256,7 @@ impl Incoming {
         &self.front[16..16 + self.lengths.name]
     }
 
-    fn control(&self) -> &[u8] {
+    pub(crate) fn control(&self) -> &[u8] {
         &self.front[16 + self.layout.name..][..self.lengths.control]
     }
 
@@ -266,7 +270,7 @@ impl Incoming {
     }
 
     /// The header, for bytes that come to `address`.
-    fn point(&mut self, address: *mut u8, len: usize) -> *mut libc::msghdr {
+    pub(super) fn point(&mut self, address: *mut u8, len: usize) -> *mut libc::msghdr {
         let (place, whole) = (self.front.as_mut_ptr(), self.front.len());
         // SAFETY: the rooms are all there is in front.
         unsafe { self.layout.point(&mut self.header, place, whole) };
@@ -275,7 +279,7 @@ impl Incoming {
     }
 
     /// The message came; `received` is what the kernel returned.
-    fn note(&mut self, received: usize) {
+    pub(super) fn note(&mut self, received: usize) {
         let (name, control, flags) = self.header.outcome();
         let name = (name as usize).min(self.layout.name);
         let control = (control as usize).min(self.layout.control);

@@ -13,7 +13,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::Fd;
 
 use crate::driver::relays::{PIPE_SIZE, Pipe, Relays};
-use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
+use crate::driver::{Aftermath, Answer, Attempt, Driver, Features, Op, Route, Step};
 use crate::op::net::{ReceiveTarget, SendOp, SendTarget};
 use crate::sys::{socket, transfer};
 
@@ -75,6 +75,12 @@ impl<S: ReceiveTarget> Op for WaitForBytes<S> {
     fn settle(&mut self, _: i32, after: &mut Aftermath) {
         self.release(after);
     }
+}
+
+/// Whether a signal may end the process where a splice meets a connection that is gone: splice(2) in the loop's thread
+/// knows no `MSG_NOSIGNAL`. The threads of the ring get no signals.
+pub(crate) fn splice_may_kill(driver: &Driver) -> bool {
+    driver.wants_nonblocking() && transfer::sigpipe_kills()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +211,10 @@ impl<S: ReceiveTarget, T: SendTarget> Relay<S, T> {
             if self.state.in_pipe > 0 || self.state.is_unsure {
                 let most = if self.state.is_unsure { PIPE_SIZE } else { self.state.in_pipe as usize };
                 let bytes = transfer::drain(pipe.reader(), most);
+                if self.state.stage == Stage::Drain {
+                    // The other side has got what is not there any more.
+                    self.state.relayed.bytes += self.state.in_pipe.saturating_sub(bytes.len() as u64);
+                }
                 if !bytes.is_empty() {
                     self.from.unclaimed(&bytes, after);
                 }
@@ -264,7 +274,7 @@ impl<S: ReceiveTarget, T: SendTarget> Op for Relay<S, T> {
         self.advance(answer.result)
     }
 
-    fn interrupted(&mut self) {
+    fn interrupted(&mut self, _: Answer) {
         match self.state.stage {
             Stage::Fill => self.state.stage = Stage::Over,
             Stage::Drain => self.stalls(),

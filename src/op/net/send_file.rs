@@ -142,9 +142,9 @@ struct Transfer {
 impl<T: SendTarget> SendFile<T> {
     pub(crate) fn new(target: Rc<T>, source: Source, options: SendFileOptions) -> Self {
         let driver = target.descriptor().driver();
-        let may_be_direct = !driver.relays().sigpipe_kills();
+        let is_direct = (options.inline || driver.wants_nonblocking()) && !transfer::sigpipe_kills();
         let way = match options.count {
-            _ if may_be_direct && (options.inline || driver.wants_nonblocking()) => Way::Direct,
+            _ if is_direct => Way::Direct,
             _ if driver.wants_nonblocking() => Way::Copy,
             // Without a fallback, the kernel shall say whether it can.
             Some(count) if options.fallback && count <= COPY_MAX => Way::Copy,
@@ -451,7 +451,7 @@ impl<T: SendTarget> Op for SendFile<T> {
         self.advance(answer.result)
     }
 
-    fn interrupted(&mut self) {
+    fn interrupted(&mut self, _: Answer) {
         if self.transfer.stage == Stage::Drain {
             self.stalls();
         }

@@ -30,6 +30,8 @@ pub(crate) trait MessageSender: 'static {
     /// Whether the ring must not wait for room by itself. Of a UNIX datagram it has taken the bytes by then, and what it
     /// sends when there is room is empty (seen on 6.18).
     fn must_not_wait(&self) -> bool;
+    /// Whether this errno may be what became of an earlier datagram, and is told elsewhere.
+    fn is_of_another(&self, errno: i32) -> bool;
 }
 
 /// Everything of a message but its bytes. Reused by its socket.
@@ -38,6 +40,8 @@ pub(crate) struct Envelope {
     pub(crate) address: Option<SockAddr>,
     pub(crate) control: Vec<usize>,
     sent: usize,
+    /// It was refused once, perhaps for another one.
+    was_refused: bool,
     /// On the ring: it waits for room, and is sent then.
     polls: bool,
     /// The queue of the one who was addressed was full, and no readiness tells when it is not: try again a little later.
@@ -53,6 +57,7 @@ impl Envelope {
             address: None,
             control: Vec::new(),
             sent: 0,
+            was_refused: false,
             polls: false,
             is_queue_full: false,
             written: None,
@@ -62,7 +67,8 @@ impl Envelope {
     pub(crate) fn clear(&mut self) {
         self.address = None;
         self.control.clear();
-        (self.sent, self.polls, self.is_queue_full, self.written) = (0, false, false, None);
+        (self.sent, self.was_refused, self.polls) = (0, false, false);
+        (self.is_queue_full, self.written) = (false, None);
     }
 }
 
@@ -203,6 +209,10 @@ impl<T: MessageSender, B: IoBuf> Op for SendMessage<T, B> {
             return match answer.result {
                 error if -error == libc::EAGAIN => self.wait_for_room(),
                 _ if answer.is_interruption() => Step::Again,
+                error if self.target.is_of_another(-error) && !self.envelope().was_refused => {
+                    self.envelope().was_refused = true;
+                    Step::Again
+                }
                 error => Step::Done(error),
             };
         };
