@@ -102,7 +102,7 @@
 //! # Datagrams, UNIX sockets, pipes
 //! | asyncio, AnyIO | here |
 //! |---|---|
-//! | `create_udp_socket`, `create_connected_udp_socket` | [`UdpSocket::bind`](crate::net::UdpSocket::bind), [`UdpSocket::connect`](crate::net::UdpSocket::connect), [`UdpSocket::builder`](crate::net::UdpSocket::builder) |
+//! | `create_udp_socket`, `create_connected_udp_socket` | [`UdpSocket::bind`](crate::net::UdpSocket::bind), [`UdpSocket::connect`](crate::net::UdpSocket::connect), [`UdpSocket::builder`](crate::net::UdpSocket::builder); a socket is an [`UnreliableObjectStream`](crate::stream::UnreliableObjectStream) of bytes and addresses |
 //! | `create_unix_datagram_socket`, `create_connected_unix_datagram_socket` | [`UnixDatagram`](crate::net::UnixDatagram) |
 //! | `connect_unix`, `create_unix_listener`, with `mode`, `backlog` | [`UnixStream::connect`](crate::net::UnixStream::connect), [`UnixListener::builder`](crate::net::UnixListener::builder) |
 //! | `UNIXSocketStream.send_fds`, `receive_fds` | [`UnixStream::send_fds`](crate::net::UnixStream::send_fds), [`UnixStream::receive_fds`](crate::net::UnixStream::receive_fds), and [`expect_fds`](crate::net::UnixStream::expect_fds) before the first bytes |

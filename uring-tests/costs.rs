@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use proactor::buf::Chunk;
+use proactor::fs::File;
 use proactor::net::{Family, Stream, TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixStream, pipe};
 use proactor::stream::memory_object_stream;
 use proactor::sync::{CapacityLimiter, Event, Lock, Queue, Semaphore};
 use proactor::transport::{Buffered, BufferedProtocol, Protocol, Transport, connect_accepted_socket};
 use proactor::{event_loop, metrics, nop, sleep, spawn, timeout, yield_now};
 
-use crate::harness::{Cx, both_drivers, many, needs};
+use crate::harness::{Cx, Folder, both_drivers, many, needs};
+use crate::processes::child;
 
 both_drivers!(
     a_tcp_echo_allocates_nothing,
@@ -37,6 +39,7 @@ both_drivers!(
     buffers_come_back_and_the_pool_does_not_grow,
     a_turn_of_the_loop_is_one_enter,
     datagrams_cost_nothing_but_the_enters,
+    steady_state_makes_no_other_call_than_the_enter,
 );
 
 /// Counts the allocations of each thread, so that tests do not disturb each other.
@@ -207,6 +210,61 @@ fn datagrams_cost_nothing_but_the_enters(cx: Cx) {
         assert!(enters <= 4 * *ROUNDS as u64 + 20, "{enters} enters for {} rounds", *ROUNDS);
         Ok::<_, io::Error>(())
     });
+}
+
+/// The kernel itself sees to it: in a process that would end by another call.
+fn steady_state_makes_no_other_call_than_the_enter(cx: Cx) {
+    if cx.is_uring() && cx.has("multishot receive") {
+        child(cx, "only-enters");
+    }
+}
+
+pub(crate) fn only_enters(cx: Cx) -> Result<(), String> {
+    let folder = Folder::new();
+    let (small, big) = (folder.path("small"), folder.path("big"));
+    std::fs::write(&small, vec![1; 16 << 10]).expect("a file");
+    std::fs::write(&big, vec![2; 1 << 20]).expect("a file");
+    cx.run(async {
+        let (tcp_client, tcp_server) = tcp_pair().await?;
+        let (unix_client, unix_server) = UnixStream::pair()?;
+        let server = UdpSocket::bind("127.0.0.1:0").await?;
+        let client = UdpSocket::connect(server.local_addr()?).await?;
+        let (reader, writer) = pipe().await?;
+        let (small, big) = (File::open(&small).await?, File::open(&big).await?);
+        let (ours, theirs) = tcp_pair().await?;
+        let received = async |len: usize| {
+            let mut left = len;
+            while left > 0 {
+                left -= theirs.receive().await?.expect("bytes").len();
+            }
+            Ok::<_, io::Error>(())
+        };
+        let rounds = async |rounds: usize| {
+            echo(&tcp_client, &tcp_server, rounds).await?;
+            echo(&unix_client, &unix_server, rounds).await?;
+            datagram_echo(&client, &server, rounds).await?;
+            for round in 0..rounds {
+                writer.send("ping").await?;
+                assert_eq!(&reader.receive().await?.expect("bytes")[..], b"ping");
+                let (file, len) = if round % 2 == 0 { (&small, 16 << 10) } else { (&big, 1 << 20) };
+                let (sent, received) = futures_util::join!(ours.send_file(file), received(len));
+                assert_eq!(sent?, len as u64);
+                received?;
+                sleep(Duration::from_nanos(100)).await?;
+                spawn(yield_now()).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        rounds(WARM).await?;
+        // The clock is read without the kernel where it can; and the end of the process is one.
+        let allowed =
+            [libc::SYS_io_uring_enter, libc::SYS_clock_gettime, libc::SYS_write, libc::SYS_exit_group];
+        if let Err(error) = crate::faults::allow_only(&allowed) {
+            return Ok::<_, io::Error>(Err(error.to_string()));
+        }
+        rounds(*ROUNDS / 5).await?;
+        crate::faults::done_under_a_filter()
+    })
 }
 
 fn many_connections_at_once_allocate_nothing(cx: Cx) {

@@ -24,6 +24,7 @@ mod load;
 mod names;
 mod network_errors;
 mod ops;
+mod pipe_copies;
 mod pipes;
 mod pressure;
 mod processes;

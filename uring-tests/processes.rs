@@ -58,6 +58,7 @@ fn in_a_child() {
     let done = match task {
         "no-threads" => no_threads(cx),
         "fork" => fork(cx),
+        "only-enters" => crate::costs::only_enters(cx),
         "copy-without-signal" => crate::copy::without_signal(cx),
         "vectored-to-a-shared-pipe" => crate::pipes::vectored_to_a_shared_pipe(cx),
         "send-file-without-pipes" => crate::send_file::without_pipes(cx),

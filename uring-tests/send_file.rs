@@ -12,10 +12,12 @@ use futures_util::{FutureExt, join};
 use proactor::cancel::CancelScope;
 use proactor::fs::File;
 use proactor::net::{TcpStream, UnixStream};
-use proactor::{MayBeCancelled, SendfileNotAvailable, metrics, spawn};
+use proactor::{MayBeCancelled, SendfileNotAvailable, metrics, spawn, yield_now};
 
 use crate::faults::take_all_descriptors;
-use crate::harness::{Cx, Folder, Random, both_drivers, needs, open_descriptors, tcp_pair, turns, until};
+use crate::harness::{
+    Cx, Folder, Random, both_drivers, needs, open_descriptors, skip, tcp_pair, turns, until,
+};
 use crate::processes::child;
 
 both_drivers!(
@@ -34,6 +36,8 @@ both_drivers!(
     a_failure_of_the_file_leaves_the_stream_as_it_was,
     the_position_of_a_file_of_std_is_behind_what_was_sent,
     a_file_that_is_not_cached_arrives,
+    a_file_that_is_not_cached_never_stops_the_loop,
+    peers_that_do_not_read_hold_no_thread_of_the_kernel,
     an_offset_that_no_file_has_is_refused,
 );
 
@@ -483,6 +487,101 @@ fn a_file_that_is_not_cached_arrives(cx: Cx) {
                 join!(ours.send_file(&cold).inline(inline).count(len as u64), receive_exactly(&theirs, len));
             assert_eq!(sent?, len as u64);
             assert_same(&received?, &pattern(0, len), "from the disk");
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// How often this thread had to wait in the kernel.
+fn waits_of_this_thread() -> u64 {
+    let status = fs::read_to_string("/proc/thread-self/status").expect("proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).expect("a number")
+}
+
+fn a_file_that_is_not_cached_never_stops_the_loop(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let len = 16 * MIB;
+        let path = folder.path("cold");
+        let mut file = fs::File::create(&path)?;
+        file.write_all(&pattern(0, len))?;
+        file.sync_all()?;
+        // The loop has something to do all the time, so it never waits for anything by itself.
+        let over = Rc::new(Cell::new(false));
+        let ends = over.clone();
+        let busy = spawn(async move {
+            while !ends.get() {
+                yield_now().await;
+            }
+        });
+        for inline in [false, true] {
+            let (ours, theirs) = tcp_pair().await?;
+            let source = File::open(&path).await?;
+            let transfer = async || {
+                let sending = ours.send_file(&source).inline(inline).count(len as u64);
+                let receiving = async {
+                    let mut left = len;
+                    while left > 0 {
+                        left -= theirs.receive().await?.expect("bytes").len();
+                    }
+                    Ok::<_, io::Error>(())
+                };
+                let before = waits_of_this_thread();
+                let (sent, received) = join!(sending, receiving);
+                assert_eq!(sent?, len as u64);
+                received?;
+                Ok::<_, io::Error>(waits_of_this_thread() - before)
+            };
+            let warm = transfer().await?;
+            crate::faults::forget_cached(file.as_raw_fd());
+            if crate::faults::is_cached(&file, len as i64 / 2) {
+                skip("this file system keeps everything in memory");
+                break;
+            }
+            let cold = transfer().await?;
+            // Read ahead in stretches of 128 KiB, it would wait for the disk more than a hundred times. A lock that is taken
+            // just then may cost a few waits.
+            assert!(cold <= warm + 20, "inline: {inline}: {cold} waits, {warm} when the file is cached");
+        }
+        over.set(true);
+        busy.await?;
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// What the threads of the ring wait in, of those that do not wait for work.
+fn threads_at_work() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("proc is mounted").flatten();
+    let of = |task: &PathBuf, name| fs::read_to_string(task.join(name)).unwrap_or_default();
+    let workers = tasks.map(|entry| entry.path()).filter(|task| of(task, "comm").starts_with("iou-wrk"));
+    // Without symbols the kernel says 0, and nothing is known.
+    let rests = |place: &String| matches!(&place[..], "" | "0") || place.starts_with("io_wq");
+    workers.map(|task| of(&task, "wchan")).filter(|place| !rests(place)).collect()
+}
+
+fn peers_that_do_not_read_hold_no_thread_of_the_kernel(cx: Cx) {
+    const PEERS: usize = 16;
+    let folder = Folder::new();
+    cx.run(async {
+        let len = MIB;
+        let file = Rc::new(File::open(file_of(&folder, len)?).await?);
+        let (mut peers, mut senders) = (Vec::new(), Vec::new());
+        for number in 0..PEERS {
+            let (ours, theirs) = narrow_pair().await?;
+            let file = file.clone();
+            let inline = number % 2 == 0;
+            senders.push(spawn(async move { ours.send_file(&*file).inline(inline).count(len as u64).await }));
+            peers.push(theirs);
+        }
+        turns(100).await;
+        // What has been given to a thread just now is over soon.
+        until(|| threads_at_work().is_empty()).await;
+        assert!(senders.iter().all(|sender| !sender.is_finished()));
+        assert_eq!(metrics().in_flight, PEERS, "each waits until its peer takes more");
+        for (theirs, sender) in peers.iter().zip(senders) {
+            assert_same(&receive_exactly(theirs, len).await?, &pattern(0, len), "late, but whole");
+            assert_eq!(sender.await??, len as u64);
         }
         Ok::<_, io::Error>(())
     });

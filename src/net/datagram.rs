@@ -91,7 +91,7 @@ impl<F: DatagramFamily> DatagramSocket<F> {
     ///
     /// # Errors
     /// What the kernel says, once: a connected socket is told when nobody listens there (`ConnectionRefused`), an
-    /// unconnected one is not. `EMSGSIZE` for a datagram that was too big for a buffer, some 65 KiB (UNIX
+    /// unconnected one is not; neither, where [`receive_error`](crate::net::UdpSocket::receive_error) tells of it. `EMSGSIZE` for a datagram that was too big for a buffer, some 65 KiB (UNIX
     /// only): use [`receive_from_into`](Self::receive_from_into) for bigger ones. [`Busy`](crate::Busy) while another task
     /// receives; [`Closed`](crate::Closed).
     ///
@@ -248,7 +248,8 @@ impl<F: DatagramFamily> DatagramSocket<F> {
         })
     }
 
-    /// Queues a datagram to whom the socket is connected to, and returns how many bytes are queued now. Wait with
+    /// Queues a datagram to whom the socket is connected to, and returns how many bytes are queued now, eight more for each
+    /// datagram. Wait with
     /// [`flush`](Self::flush) or [`poll_flush`](Self::poll_flush) where there may be many.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ mod unix_datagram;
 
 pub use addrs::{Addrs, IntoAddrs};
 pub use connect::{ConnectFailed, ConnectTcp, connect_tcp};
+pub use copy::{CopyTarget, CopyTo};
 pub use datagram::{DatagramFamily, DatagramSocket, Received};
 pub use errors::{ErrorOrigin, NetworkError};
 pub use fds::FdsSent;

@@ -13,7 +13,7 @@ use crate::error::{Failed, SendfileNotAvailable};
 use crate::fs;
 use crate::net::outbound::Sending;
 use crate::net::shared::Shared;
-use crate::net::{Family, SendHalf, Stream};
+use crate::net::{Family, PipeWriter, SendHalf, Stream};
 use crate::op::Descriptor;
 use crate::op::net::{FileTrouble, SendFile as Operation, SendFileOptions, Sent, Source};
 
@@ -99,7 +99,8 @@ impl<'a> SendFile<'a> {
 
     /// Whether the loop's thread itself sends what is cached, by sendfile(2), on the ring too: the fastest way for
     /// files that are nearly always cached, at the price of system calls beside the ring. What a probe
-    /// (`RWF_NOWAIT`) does not find cached takes the usual way. The epoll driver does so in any case. Default: no.
+    /// (`RWF_NOWAIT`) does not find cached takes the usual way. The epoll driver does so in any case; on the ring, pipes do
+    /// not. Default: no.
     pub fn inline(mut self, on: bool) -> Self {
         self.options.inline = on;
         self
@@ -219,6 +220,39 @@ impl<F: Family> SendHalf<F> {
     ///
     /// # Errors
     /// As there.
+    pub fn send_file(&self, file: impl Into<FileSource>) -> SendFile<'_> {
+        SendFile::new(&self.shared, file.into())
+    }
+}
+
+impl PipeWriter {
+    /// Sends a file, or a part of it, as [`Stream::send_file`]: into a pipe without bringing it through memory of the
+    /// program, into other things by reading and writing.
+    ///
+    /// # Cancel safety
+    /// *May have happened*: dropped while it waits for its turn, nothing is sent; dropped later, it goes on until all is
+    /// sent or the writer is closed. A cancel of the scope stops it, and the error has the exact count.
+    ///
+    /// # Errors
+    /// As there; `BrokenPipe` if nobody reads any more.
+    ///
+    /// # Kernel
+    /// `IORING_OP_SPLICE` (5.7), on epoll sendfile(2) (5.12); else READ and WRITE.
+    ///
+    /// # Examples
+    /// ```
+    /// use proactor::fs::File;
+    /// # fn main() -> std::io::Result<()> {
+    /// proactor::run(async {
+    ///     let (reader, writer) = proactor::net::pipe().await?;
+    ///     let file = File::open("Cargo.toml").await?;
+    ///     assert_eq!(writer.send_file(&file).offset(1).count(7).await?, 7);
+    ///     assert_eq!(&reader.receive().await?.expect("bytes")[..], b"package");
+    ///     Ok::<_, std::io::Error>(())
+    /// })
+    /// # }
+    /// ```
+    #[doc(alias = "sendfile")]
     pub fn send_file(&self, file: impl Into<FileSource>) -> SendFile<'_> {
         SendFile::new(&self.shared, file.into())
     }

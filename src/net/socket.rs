@@ -274,7 +274,7 @@ impl Socket {
         self.messages.descriptor.with(|fd| control::options(fd, f))
     }
 
-    /// Closes the socket. Complete means that the descriptor is closed.
+    /// Closes the socket. Complete means that the descriptor is closed. A send whose future was dropped is cut off.
     ///
     /// # Cancel safety
     /// *May have happened*: the socket is closed in any case.

@@ -70,7 +70,7 @@ fn own(driver: &Rc<Driver>, stream: impl AsFd, writes: bool) -> io::Result<(std:
                 control::set_nonblocking(&own, driver.wants_nonblocking())?;
                 (own, Medium::Pipe)
             }
-            // Another user's terminal, a pipe that nobody reads.
+            // Another user's terminal, a named pipe that nobody reads.
             Err(_) => (copy()?, Medium::Shared),
         },
     })

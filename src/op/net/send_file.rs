@@ -3,7 +3,7 @@
 //! There are three ways, and a transfer may change from one to another:
 //!
 //! - **Copy**: `IORING_OP_READ` into a block, `IORING_OP_SEND` from it. Any file, any stream.
-//! - **Splice**: `IORING_OP_SPLICE` from the file into a pipe, and from the pipe into the socket. Nothing is copied, but
+//! - **Splice**: `IORING_OP_SPLICE` from the file into a pipe, and from the pipe into the socket; into a pipe at once. Nothing is copied, but
 //!   a thread of the kernel does each of the two (the ring never tries a splice itself), which costs some 10 us.
 //! - **Direct**: sendfile(2) in the loop's thread, where a probe says that the bytes are cached; where it says no, one
 //!   block is copied, and reading it lets the kernel read ahead. This is the epoll driver's way, where reads go to the
@@ -37,8 +37,8 @@ use crate::driver::blocking::Call;
 use crate::driver::relays::{BLOCK_SIZE, PIPE_SIZE, Pipe, Relays, Ticket};
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
-use crate::op::net::{SendOp, SendTarget, send_flags};
-use crate::sys::{socket, transfer};
+use crate::op::net::{Medium, SendOp, SendTarget};
+use crate::sys::transfer;
 
 /// Up to this size a file is copied, above it is spliced.
 const COPY_MAX: u64 = BLOCK_SIZE as u64;
@@ -103,6 +103,10 @@ enum Stage {
     Drain,
     /// Until the socket takes more. The pipe is left to whom it may concern.
     Stalled,
+    /// The file's next bytes into the pipe that they are sent to.
+    Move,
+    /// Until that pipe takes more.
+    MoveStalled,
     /// sendfile(2).
     Direct,
     /// Until the socket takes more of it.
@@ -142,9 +146,15 @@ struct Transfer {
 impl<T: SendTarget> SendFile<T> {
     pub(crate) fn new(target: Rc<T>, source: Source, options: SendFileOptions) -> Self {
         let driver = target.descriptor().driver();
-        let is_direct = (options.inline || driver.wants_nonblocking()) && !transfer::sigpipe_kills();
+        let medium = target.medium();
+        let is_direct = match medium {
+            Medium::Socket => options.inline || driver.wants_nonblocking(),
+            Medium::Pipe => driver.wants_nonblocking(),
+            Medium::Shared | Medium::File => false,
+        };
         let way = match options.count {
-            _ if is_direct => Way::Direct,
+            _ if matches!(medium, Medium::Shared | Medium::File) => Way::Copy,
+            _ if is_direct && !transfer::sigpipe_kills() => Way::Direct,
             _ if driver.wants_nonblocking() => Way::Copy,
             // Without a fallback, the kernel shall say whether it can.
             Some(count) if options.fallback && count <= COPY_MAX => Way::Copy,
@@ -155,7 +165,13 @@ impl<T: SendTarget> SendFile<T> {
             Way::Direct => Stage::Direct,
             // Most files are small: the first block tells.
             Way::Splice if options.fallback && options.count.is_none() => Stage::Read,
-            Way::Splice => Stage::Fill,
+            Way::Splice => {
+                if medium == Medium::Pipe {
+                    Stage::Move
+                } else {
+                    Stage::Fill
+                }
+            }
         };
         let transfer = Transfer {
             source,
@@ -196,6 +212,7 @@ impl<T: SendTarget> SendFile<T> {
         match self.transfer.way {
             Way::Copy => Stage::Read,
             Way::Direct => Stage::Direct,
+            Way::Splice if self.target.medium() == Medium::Pipe => Stage::Move,
             Way::Splice => {
                 if self.transfer.pipe.is_none() {
                     self.transfer.pipe = self.relays().take_pipe();
@@ -308,7 +325,7 @@ impl<T: SendTarget> SendFile<T> {
                 Step::Done(result)
             }
             // The file ends here.
-            (Stage::Read | Stage::Fill | Stage::Direct, Some(0)) => Step::Done(0),
+            (Stage::Read | Stage::Fill | Stage::Move | Stage::Direct, Some(0)) => Step::Done(0),
             // The kernel shall say whether it can send what is in memory now.
             (Stage::Read, Some(count)) if self.transfer.way == Way::Direct && !self.transfer.fallback => {
                 self.transfer.warm_to = self.transfer.offset + count;
@@ -343,6 +360,14 @@ impl<T: SendTarget> SendFile<T> {
                 self.stalls(); // short: the socket is full
                 Step::Again
             }
+            (Stage::Move, Some(count)) => {
+                self.note_sent(count);
+                self.goes_on()
+            }
+            (Stage::MoveStalled, Some(_)) => {
+                self.transfer.stage = Stage::Move;
+                Step::Again
+            }
             (Stage::Stalled, Some(_)) => {
                 let ticket = self.transfer.ticket.take();
                 self.transfer.pipe = ticket.and_then(|ticket| self.relays().fetch_pipe(ticket));
@@ -365,14 +390,21 @@ impl<T: SendTarget> SendFile<T> {
                 self.transfer.stage = Stage::Direct;
                 self.complete_direct()
             }
-            (Stage::Fill | Stage::Drain | Stage::Direct, None) if is_refusal(-result) => {
+            (Stage::Fill | Stage::Move | Stage::Drain | Stage::Direct, None) if is_refusal(-result) => {
                 self.is_unavailable(-result)
             }
-            (Stage::Fill, None) => self.fails(FileTrouble::Read(-result)),
+            (Stage::Move, None) if -result == libc::EPIPE => Step::Done(result),
+            (Stage::Fill | Stage::Move, None) => self.fails(FileTrouble::Read(-result)),
             (Stage::Direct, None) if -result == libc::EIO => self.fails(FileTrouble::Read(libc::EIO)),
-            (Stage::Send | Stage::Drain | Stage::Stalled | Stage::Direct | Stage::DirectStalled, None) => {
-                Step::Done(result)
-            }
+            (
+                Stage::Send
+                | Stage::Drain
+                | Stage::Stalled
+                | Stage::MoveStalled
+                | Stage::Direct
+                | Stage::DirectStalled,
+                None,
+            ) => Step::Done(result),
         }
     }
 }
@@ -400,14 +432,19 @@ impl<T: SendTarget> Op for SendFile<T> {
             }
             Stage::Send => {
                 let (address, len) = self.rest();
-                opcode::Send::new(socket, address, len as u32).flags(send_flags(features)).build()
+                self.target.medium().send(self.socket(), address, len, features)
             }
             Stage::Fill => {
                 let len = transfer.left.min(PIPE_SIZE as u64) as u32;
                 opcode::Splice::new(file, transfer.offset as i64, Fd(pipe.1), -1, len).build()
             }
+            Stage::Move => {
+                let len = transfer.left.min(PIPE_SIZE as u64) as u32;
+                let splice = opcode::Splice::new(file, transfer.offset as i64, socket, -1, len);
+                splice.flags(libc::SPLICE_F_NONBLOCK).build()
+            }
             Stage::Drain => opcode::Splice::new(Fd(pipe.0), -1, socket, -1, transfer.in_pipe as u32).build(),
-            Stage::Stalled | Stage::DirectStalled => poll(),
+            Stage::Stalled | Stage::MoveStalled | Stage::DirectStalled => poll(),
             Stage::Direct => {
                 self.transfer.stage = Stage::DirectStalled;
                 poll()
@@ -416,7 +453,10 @@ impl<T: SendTarget> Op for SendFile<T> {
     }
 
     fn route(&self) -> Route {
-        if self.transfer.stage == Stage::Read { Route::Pool } else { Route::Writable(self.socket()) }
+        match self.transfer.stage {
+            Stage::Read => Route::Pool,
+            _ => self.target.medium().writable(self.socket()),
+        }
     }
 
     fn is_tried_first(&self) -> bool {
@@ -427,7 +467,9 @@ impl<T: SendTarget> Op for SendFile<T> {
         if self.transfer.stage == Stage::Send {
             let (address, len) = self.rest();
             // SAFETY: the block is ours, and has `len` more bytes that were read.
-            return Attempt::from_result(unsafe { socket::send(self.socket(), address, len) });
+            return Attempt::from_result(unsafe {
+                self.target.medium().send_now(self.socket(), address, len)
+            });
         }
         let (file, offset) = (self.transfer.source.file.number(), self.transfer.offset);
         let warm = self.transfer.warm_to.saturating_sub(offset);
@@ -442,6 +484,10 @@ impl<T: SendTarget> Op for SendFile<T> {
     }
 
     fn call(&mut self) -> Call {
+        if self.transfer.stage == Stage::Send {
+            let (address, len) = self.rest();
+            return Medium::send_in_pool(self.socket(), address, len);
+        }
         let (fd, offset) = (self.transfer.source.file.number(), self.transfer.offset);
         let (address, len) = self.room();
         Call::Read { fd, address, len, offset }
@@ -452,8 +498,10 @@ impl<T: SendTarget> Op for SendFile<T> {
     }
 
     fn interrupted(&mut self, _: Answer) {
-        if self.transfer.stage == Stage::Drain {
-            self.stalls();
+        match self.transfer.stage {
+            Stage::Drain => self.stalls(),
+            Stage::Move => self.transfer.stage = Stage::MoveStalled,
+            _ => {}
         }
     }
 
