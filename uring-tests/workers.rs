@@ -32,6 +32,7 @@ both_drivers!(
     a_shutdown_ends_what_does_not_finish_in_time,
     a_worker_that_does_not_end_is_left_behind,
     what_a_worker_leaves_can_clean_up,
+    a_worker_whose_task_does_not_end_ends_in_order,
     dropped_workers_are_cancelled,
     a_server_serves_until_it_is_told,
     a_server_whose_workers_have_all_failed_ends,
@@ -241,6 +242,18 @@ fn what_a_worker_leaves_can_clean_up(cx: Cx) {
     });
     workers.expect("workers").join().expect("nobody fails");
     assert_eq!(cleaned.load(Ordering::SeqCst), 3);
+}
+
+fn a_worker_whose_task_does_not_end_ends_in_order(cx: Cx) {
+    let workers = three(cx).clean_up(Duration::from_millis(300)).start(async move |_| {
+        drop(spawn(async {
+            let shield = proactor::cancel::CancelScope::new().with_shield();
+            shield.run(proactor::cancel::sleep_forever()).await.map(drop)
+        }));
+        proactor::cancel::sleep_forever().await.map(drop)
+    });
+    // Each worker needs all of that time, and then closes: nobody is left behind.
+    workers.expect("workers").shutdown(Duration::from_millis(50)).expect("all end");
 }
 
 fn dropped_workers_are_cancelled(cx: Cx) {

@@ -218,6 +218,13 @@ impl Drop for InScope {
     }
 }
 
+/// Polls something that several tasks wait for, so that no scope of theirs ends it: what waits in `f` is in none.
+pub(crate) fn in_no_scope<R>(f: impl FnOnce() -> R) -> R {
+    let core = core::try_current();
+    let _outside = core.as_deref().map(|core| enter_scope(core, NONE));
+    f()
+}
+
 /// This thread begins to be in no scope: another loop comes, or none.
 pub(crate) fn enter_loop(core: Option<&Core>) -> InLoop {
     HERE.with(|here| InLoop {

@@ -5,13 +5,20 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::cancel::TaskGroup;
 use crate::error::MayBeCancelled;
+use crate::net::serve::is_over;
+use crate::runtime::exception::ExceptionContext;
+use crate::runtime::{core, sleep};
 use crate::stream::bytes::{BoxFuture, boxed_face};
 use crate::stream::{
     AsyncResource, Attributes, ByteStream, DynAsyncResource, DynByteStream, TypedAttributeProvider,
 };
+
+/// How long to wait after an error that may not last; sockets that ran out of something wait longer by themselves.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Brings streams, one for each peer that connects.
 pub trait Listener: AsyncResource + TypedAttributeProvider {
@@ -29,13 +36,16 @@ pub trait Listener: AsyncResource + TypedAttributeProvider {
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>>;
 
     /// Takes what comes, and starts `handler` for each stream in a task of `group`. An error of a handler is one of the
-    /// group: it cancels the rest.
+    /// group: it cancels the rest. So a handler keeps to itself what concerns its own peer only.
+    ///
+    /// Where a stream cannot be accepted but the next one may be, as for want of descriptors, the exception handler of the
+    /// loop is told, and it goes on after a pause.
     ///
     /// # Cancel safety
     /// *Nothing is lost*: what was not accepted stays with the listener, and what was goes on in the group.
     ///
     /// # Errors
-    /// If accepting fails; it ends in no other way but by cancelling.
+    /// If accepting fails for good; it ends in no other way but by cancelling.
     ///
     /// # Examples
     /// ```
@@ -43,6 +53,21 @@ pub trait Listener: AsyncResource + TypedAttributeProvider {
     /// use proactor::cancel::task_group;
     /// use proactor::net::{TcpListener, TcpStream};
     /// use proactor::stream::Listener;
+    ///
+    /// async fn echo(stream: &TcpStream) -> io::Result<()> {
+    ///     while let Some(chunk) = stream.receive().await? {
+    ///         stream.send(chunk).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// async fn serve_one(stream: TcpStream) -> io::Result<()> {
+    ///     if let Err(error) = echo(&stream).await {
+    ///         eprintln!("a client was lost: {error}"); // the others go on
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
     /// # fn main() -> io::Result<()> {
     /// proactor::run(async {
     ///     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -50,13 +75,7 @@ pub trait Listener: AsyncResource + TypedAttributeProvider {
     ///     task_group(async |group| {
     ///         let tasks = group.clone();
     ///         group.start_soon(async move {
-    ///             let echo = async |stream: TcpStream| {
-    ///                 while let Some(chunk) = stream.receive().await? {
-    ///                     stream.send(chunk).await?;
-    ///                 }
-    ///                 Ok::<_, io::Error>(())
-    ///             };
-    ///             listener.serve_in(&tasks, echo).await
+    ///             listener.serve_in(&tasks, serve_one).await
     ///         });
     ///         let stream = TcpStream::connect(address).await?;
     ///         stream.send("hello").await?;
@@ -78,9 +97,18 @@ pub trait Listener: AsyncResource + TypedAttributeProvider {
         async move {
             let handler = Rc::new(handler);
             loop {
-                let stream = self.accept().await?;
-                let handler = handler.clone();
-                group.start_soon(async move { handler(stream).await });
+                match self.accept().await {
+                    Ok(stream) => {
+                        let handler = handler.clone();
+                        group.start_soon(async move { handler(stream).await });
+                    }
+                    Err(error) if is_over(&error) => return Err(error),
+                    Err(error) => {
+                        let context = ExceptionContext::new("a stream could not be accepted");
+                        core::current().call_exception_handler(&context.with_error(error));
+                        sleep(PAUSE).await?;
+                    }
+                }
             }
         }
     }

@@ -43,10 +43,13 @@ use std::time::{Duration, Instant};
 use crate::runtime::LoopHandle;
 use phase::{Phase, Signal};
 
+/// How long a loop takes at most to close, with some time to spare for a busy machine.
+const CLOSING: Duration = Duration::from_secs(3);
+
 /// Loops on threads of their own, which run the same async function.
 ///
-/// Dropping it cancels all of them, and blocks until they have ended, at most as long as
-/// [`WorkersBuilder::clean_up`] says.
+/// Dropping it cancels all of them, and blocks until they have ended: not much longer than [`WorkersBuilder::clean_up`]
+/// says.
 ///
 /// # Examples
 /// ```
@@ -115,7 +118,7 @@ impl Workers {
         self.signal.advance(Phase::Stopping);
         self.collect(Some(limit));
         self.signal.advance(Phase::Cancelled);
-        self.collect(Some(self.clean_up));
+        self.collect(Some(self.clean_up.saturating_add(CLOSING)));
         self.outcome()
     }
 
@@ -148,7 +151,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.signal.advance(Phase::Cancelled);
-        self.collect(Some(self.clean_up));
+        self.collect(Some(self.clean_up.saturating_add(CLOSING)));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -22,6 +23,8 @@ pub(super) struct Signal {
 
 struct State {
     phase: Phase,
+    /// When all were cancelled, if they were.
+    cancelled_at: Option<Instant>,
     /// How many workers have not ended.
     running: usize,
     /// One place for each [`Change`] that has waited.
@@ -30,7 +33,14 @@ struct State {
 
 impl Signal {
     pub(super) fn new(running: usize) -> Self {
-        Self { state: Mutex::new(State { phase: Phase::Running, running, wakers: Slab::new() }) }
+        Self {
+            state: Mutex::new(State {
+                phase: Phase::Running,
+                cancelled_at: None,
+                running,
+                wakers: Slab::new(),
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -38,7 +48,17 @@ impl Signal {
     }
 
     pub(super) fn advance(&self, phase: Phase) {
-        self.change(|state| state.phase = state.phase.max(phase));
+        self.change(|state| {
+            state.phase = state.phase.max(phase);
+            if phase == Phase::Cancelled {
+                state.cancelled_at.get_or_insert_with(Instant::now);
+            }
+        });
+    }
+
+    /// How much of `clean_up` is left: all of it before the time of all workers is over.
+    pub(super) fn left_of(&self, clean_up: Duration) -> Duration {
+        self.lock().cancelled_at.map_or(clean_up, |at| clean_up.saturating_sub(at.elapsed()))
     }
 
     pub(super) fn ended(&self) {

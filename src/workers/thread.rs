@@ -98,12 +98,12 @@ where
     F: AsyncFn(Worker) -> Result<(), E> + 'static,
     E: fmt::Display + 'static,
 {
-    let (index, clean_up) = (worker.index, worker.clean_up);
-    let change = Change::of(&worker.signal);
+    let (index, clean_up, signal) = (worker.index, worker.clean_up, worker.signal.clone());
+    let change = Change::of(&signal);
     // The panics of tasks are caught by the loop; what panics here is a callback, or a destructor. What is left is ended
     // and closed after that too.
     let ran = contained(|| event_loop.run_until_complete(main_task(change, worker, main)));
-    let ended = contained(|| event_loop.end_tasks(clean_up));
+    let ended = contained(|| event_loop.end_tasks(signal.left_of(clean_up)));
     // Not only dropped: others may hold it.
     let closed = contained(|| event_loop.close());
     let failure = match ran {

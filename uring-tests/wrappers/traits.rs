@@ -1,6 +1,9 @@
 //! What functions over the traits can rely on, statically and through trait objects; typed attributes; listeners.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use proactor::buf::Chunk;
@@ -11,11 +14,11 @@ use proactor::stream::{
     DynListener, DynObjectReceiveStream, DynObjectSendStream, Listener, MultiListener, ObjectReceiveStream,
     ObjectSendStream, SocketAttribute, TypedAttributeProvider, memory_object_stream,
 };
-use proactor::{metrics, spawn};
+use proactor::{EventLoop, metrics, spawn};
 use socket2::Domain;
 
 use crate::harness::{Cx, Folder, both_drivers, tcp_pair};
-use crate::wrappers::Script;
+use crate::wrappers::{Script, is};
 
 both_drivers!(
     one_function_serves_every_byte_stream,
@@ -24,6 +27,7 @@ both_drivers!(
     memory_streams_are_object_streams,
     sockets_tell_what_they_are,
     a_listener_serves_in_a_group_whose_error_ends_it,
+    a_listener_that_runs_out_of_something_goes_on_serving,
     listeners_of_different_kinds_serve_as_one,
     no_listener_of_many_is_starved,
 );
@@ -177,6 +181,56 @@ fn sockets_tell_what_they_are(cx: Cx) {
         let remote = stream.extra(SocketAttribute::REMOTE_ADDRESS).expect("an address");
         assert_eq!(remote.as_pathname(), Some(&*folder.path("socket")));
         drop(unix);
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// Brings what is in the list, and then is closed.
+struct Scripted(RefCell<VecDeque<io::Result<Script>>>);
+
+impl AsyncResource for Scripted {
+    async fn aclose(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl TypedAttributeProvider for Scripted {}
+
+impl Listener for Scripted {
+    type Stream = Script;
+
+    async fn accept(&self) -> io::Result<Script> {
+        let next = self.0.borrow_mut().pop_front();
+        next.unwrap_or_else(|| Err(proactor::Closed::new("the script").into()))
+    }
+}
+
+fn a_listener_that_runs_out_of_something_goes_on_serving(cx: Cx) {
+    cx.run(async {
+        let heard = Rc::new(Cell::new(0));
+        let count = heard.clone();
+        EventLoop::running()?.set_exception_handler(Some(Rc::new(move |context| {
+            let error = context.error.as_ref().and_then(|error| error.downcast_ref::<io::Error>());
+            assert_eq!(error.and_then(io::Error::raw_os_error), Some(24), "EMFILE");
+            count.set(count.get() + 1);
+        })));
+        let full = || Err(io::Error::from_raw_os_error(24));
+        let script = [full(), full(), Ok(Script::new(["one"])), full(), Ok(Script::new(["two"]))];
+        let listener = Scripted(RefCell::new(script.into_iter().collect()));
+        let served = Rc::new(RefCell::new(Vec::new()));
+        let log = served.clone();
+        let outcome = task_group(async |group| {
+            let serve = async move |stream: Script| {
+                let received = stream.receive().await?.expect("bytes");
+                log.borrow_mut().push(received.to_vec());
+                Ok::<_, io::Error>(())
+            };
+            listener.serve_in(group, serve).await
+        });
+        let error = outcome.await.expect_err("it is closed in the end");
+        assert!(error.errors().iter().any(is::<proactor::Closed>), "{error}");
+        assert_eq!((heard.get(), served.borrow().len()), (3, 2));
+        EventLoop::running()?.set_exception_handler(None);
         Ok::<_, io::Error>(())
     });
 }

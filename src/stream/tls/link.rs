@@ -7,23 +7,59 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 
 use crate::buf::Chunk;
 use crate::error::{Failed, MayBeCancelled};
-use crate::runtime::wait::check;
+use crate::runtime::here;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Waiter, check};
 use crate::stream::ByteStream;
 use crate::stream::bytes::BoxFuture;
 
 type Receiving = BoxFuture<'static, io::Result<Option<Chunk>>>;
 type Sending = BoxFuture<'static, Result<Bytes, Failed<Bytes>>>;
 
+const ROOM: What = What(&"a peer to take what is sent over TLS");
+
+/// The two tasks that may have to go on with a send: the one that sends, and the one that receives, whose replies have to
+/// go out. Whoever polls a send wants to hear of its end, and takes that from nobody else.
+#[derive(Default)]
+struct Both(Mutex<[Option<Waker>; 2]>);
+
+#[derive(Clone, Copy)]
+enum Side {
+    Sender,
+    Receiver,
+}
+
+impl Both {
+    fn register(&self, side: Side, waker: &Waker) {
+        let waker = waker.clone(); // foreign code, so before the lock
+        let old = self.0.lock().unwrap_or_else(PoisonError::into_inner)[side as usize].replace(waker);
+        drop(old);
+    }
+}
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        let wakers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
 pub(crate) struct Link<S> {
     stream: Rc<S>,
     receiving: Cell<Option<Receiving>>,
     sending: Cell<Option<Sending>>,
+    /// Who polls `sending`, and the waker that it is polled with.
+    both: Arc<Both>,
+    waker: Waker,
+    /// Who waits until something was sent, to be told when this side closes the stream.
+    pub(crate) sender: Waiter,
     /// Bytes of the send that is on its way.
     in_flight: Cell<usize>,
     /// What is to be sent behind that.
@@ -34,10 +70,14 @@ pub(crate) struct Link<S> {
 
 impl<S: ByteStream + 'static> Link<S> {
     pub(crate) fn new(stream: S) -> Self {
+        let both = Arc::<Both>::default();
         Self {
             stream: Rc::new(stream),
             receiving: Cell::default(),
             sending: Cell::default(),
+            waker: both.clone().into(),
+            both,
+            sender: Waiter::new(),
             in_flight: Cell::new(0),
             queue: RefCell::default(),
             failed: Cell::new(None),
@@ -59,7 +99,7 @@ impl<S: ByteStream + 'static> Link<S> {
         }
         // A reply goes out meanwhile. If that fails, the next send says so.
         if self.left() > 0 {
-            let _ = self.poll_flush(cx, 0);
+            let _ = self.poll_send(cx, 0, Side::Receiver);
         }
         loop {
             ready!(check(cx))?;
@@ -99,17 +139,28 @@ impl<S: ByteStream + 'static> Link<S> {
 
     /// Ready when at most `below` bytes are left to be sent.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
-        if let Some(faces) = self.stream.poll_faces() {
-            return faces.poll_flush(cx, below);
+        let polled = match self.stream.poll_faces() {
+            Some(faces) => faces.poll_flush(cx, below),
+            None => self.poll_send(cx, below, Side::Sender),
+        };
+        match polled {
+            Poll::Ready(_) => self.sender.clear(),
+            Poll::Pending => self.sender.register_for(cx, ROOM),
         }
+        polled
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, below: usize, side: Side) -> Poll<io::Result<()>> {
         loop {
             self.check()?;
             if self.left() == 0 {
                 return Poll::Ready(Ok(()));
             }
             ready!(check(cx))?;
+            self.both.register(side, cx.waker());
             let mut sending = self.sending.take().unwrap_or_else(|| self.next_send());
-            match sending.as_mut().poll(cx) {
+            // It is nobody's: in the scope of a receiver it would end with the time that this one has.
+            match here::in_no_scope(|| sending.as_mut().poll(&mut Context::from_waker(&self.waker))) {
                 Poll::Ready(Ok(_)) => self.in_flight.set(0),
                 Poll::Ready(Err(failed)) if failed.error.is_cancelled() => self.put_back(&failed),
                 Poll::Ready(Err(failed)) => {
@@ -131,7 +182,7 @@ impl<S: ByteStream + 'static> Link<S> {
         Box::pin(async move { stream.send(Bytes::from(bytes)).await })
     }
 
-    /// A cancel met the send that was on its way, for whoever polled it before: the rest goes first.
+    /// The stream was told to give up the send that was on its way: the rest goes first.
     fn put_back(&self, failed: &Failed<Bytes>) {
         self.in_flight.set(0);
         let rest = &failed.buf[failed.done.min(failed.buf.len())..];

@@ -1,10 +1,12 @@
 //! A listener whose streams are TLS streams.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -12,22 +14,57 @@ use rustls::ServerConfig;
 use crate::cancel::TaskGroup;
 use crate::error::MayBeCancelled;
 use crate::runtime::cancelling::cancellation_here;
-use crate::runtime::exception;
+use crate::runtime::scope::What;
+use crate::runtime::wait::{Waiter, check};
+use crate::runtime::{exception, here};
+use crate::stream::bytes::BoxFuture;
 use crate::stream::tls::attribute::TlsAttribute;
 use crate::stream::tls::stream::TlsStream;
 use crate::stream::tls::wrap::HandshakeFailed;
 use crate::stream::{AsyncResource, Attributes, ByteStream, Listener, TypedAttributeProvider};
 
 type OnError<S> = Rc<dyn Fn(HandshakeFailed<S>)>;
+type Handshake<S> = BoxFuture<'static, io::Result<Option<TlsStream<S>>>>;
 
 /// Makes a TLS stream of each stream that another listener brings.
 ///
 /// [`serve_in`](Listener::serve_in) does the handshakes in the tasks of the streams, so a slow one holds nobody up.
-/// [`accept`](Listener::accept) does them one by one. For a limit of connections and an orderly end use the
+/// [`accept`](Listener::accept) does them one by one, so there each peer may hold up the next ones. For a limit of connections and an orderly end use the
 /// [`serve`](crate::net::Listener::serve) of the sockets instead, with [`TlsStream::server`] in the handler.
 pub struct TlsListener<L: Listener> {
     listener: L,
     shared: Shared<L::Stream>,
+    /// Handshakes whose accept was given up: the next one goes on with them.
+    begun: RefCell<Vec<Handshake<L::Stream>>>,
+}
+
+/// A handshake that an accept waits for, and that outlives it.
+struct Begun<'a, L: Listener> {
+    listener: &'a TlsListener<L>,
+    handshake: Option<Handshake<L::Stream>>,
+    waiter: Waiter,
+}
+
+impl<L: Listener> Begun<'_, L> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<TlsStream<L::Stream>>>> {
+        ready!(check(cx))?;
+        let handshake = self.handshake.as_mut().expect("it is over when it was ready");
+        // In no scope: a time that one accept has must not end what the next one may go on with.
+        let polled = here::in_no_scope(|| handshake.as_mut().poll(cx));
+        match polled {
+            Poll::Ready(_) => self.handshake = None,
+            Poll::Pending => self.waiter.register_for(cx, What(&"a TLS handshake")),
+        }
+        polled
+    }
+}
+
+impl<L: Listener> Drop for Begun<'_, L> {
+    fn drop(&mut self) {
+        if let Some(handshake) = self.handshake.take() {
+            self.listener.begun.borrow_mut().push(handshake);
+        }
+    }
 }
 
 struct Shared<S> {
@@ -65,7 +102,7 @@ impl<L: Listener> TlsListener<L> {
     pub fn new(listener: L, config: Arc<ServerConfig>) -> Self {
         let on_error = Rc::new(|failed: HandshakeFailed<_>| exception::say(&failed));
         let shared = Shared { config, standard_compatible: true, limit: Duration::from_secs(30), on_error };
-        Self { listener, shared }
+        Self { listener, shared, begun: RefCell::default() }
     }
 
     /// As [`Wrap::standard_compatible`](crate::stream::tls::Wrap::standard_compatible), for each stream. Default: yes.
@@ -99,6 +136,8 @@ impl<L: Listener> TlsListener<L> {
 
 impl<L: Listener> AsyncResource for TlsListener<L> {
     fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        let begun = self.begun.take();
+        drop(begun);
         self.listener.aclose()
     }
 }
@@ -118,12 +157,21 @@ impl<L: Listener<Stream: ByteStream>> Listener for TlsListener<L> {
     /// Completes with the next stream whose handshake succeeds.
     ///
     /// # Cancel safety
-    /// *May have happened*: a stream whose handshake has begun is dropped.
+    /// *Nothing is lost*: the next accept goes on with a handshake that has begun. Until then the peer waits, and the
+    /// time for the handshake runs.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> {
         async move {
             loop {
-                let stream = self.listener.accept().await?;
-                if let Some(tls) = self.shared.handshake(stream).await? {
+                let begun = self.begun.borrow_mut().pop();
+                let handshake = match begun {
+                    Some(handshake) => handshake,
+                    None => {
+                        let (shared, stream) = (self.shared.clone(), self.listener.accept().await?);
+                        Box::pin(async move { shared.handshake(stream).await })
+                    }
+                };
+                let mut begun = Begun { listener: self, handshake: Some(handshake), waiter: Waiter::new() };
+                if let Some(tls) = poll_fn(|cx| begun.poll(cx)).await? {
                     return Ok(tls);
                 }
             }

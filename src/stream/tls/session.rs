@@ -15,6 +15,9 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 /// Bytes in front of each record: its type, a version and its length.
 const HEADER: usize = 5;
 
+/// The type of the records that carry what is sent; in TLS 1.3 all look like that.
+const APPLICATION_DATA: u8 = 23;
+
 /// How much is encrypted at a time at most: what is encrypted has to be sent, whatever becomes of the sender.
 pub(crate) const PIECE: usize = 64 << 10;
 
@@ -86,13 +89,28 @@ impl Session {
         }
     }
 
-    /// Encrypts the first bytes of `plaintext`, at most [`PIECE`]; returns how many. Only after the handshake.
-    pub(crate) fn encrypt(&mut self, plaintext: &[u8]) -> io::Result<usize> {
+    /// Encrypts the first bytes of `plaintext`, at most [`PIECE`]; returns how many. Only after the handshake. Appends
+    /// that to `to`, behind what has to be sent before it.
+    ///
+    /// # Errors
+    /// If nothing more can be sent. `to` has to be sent all the same.
+    pub(crate) fn encrypt(&mut self, plaintext: &[u8], to: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(!self.is_handshaking(), "nothing is encrypted before the handshake is done");
         if self.has_ended {
             return Err(io::Error::from_raw_os_error(libc::EPIPE));
         }
-        self.connection.writer().write(&plaintext[..plaintext.len().min(PIECE)])
+        self.output(to);
+        let before = to.len();
+        let count = self.connection.writer().write(&plaintext[..plaintext.len().min(PIECE)])?;
+        self.output(to);
+        // Keys are good for so many records. TLS 1.3 renews them in time; TLS 1.2 cannot: then the library says that it
+        // took the bytes, but what comes out is the alert that ends the connection, or nothing.
+        if count > 0 && to.get(before) != Some(&APPLICATION_DATA) {
+            self.has_ended = true;
+            let text = "the keys of this TLS 1.2 connection are used up: nothing more can be sent";
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
+        }
+        Ok(count)
     }
 
     /// Goes on with new keys, and asks the peer to do the same.

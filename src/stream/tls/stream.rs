@@ -26,7 +26,6 @@ use crate::stream::{
 use crate::sync::ResourceGuard;
 
 const BYTES: What = What(&"bytes over TLS");
-const ROOM: What = What(&"a peer to take what is sent over TLS");
 
 /// How long a close waits for the peer to say that it has ended too.
 const FAREWELL: Duration = Duration::from_secs(30);
@@ -71,7 +70,6 @@ pub struct TlsStream<S> {
     receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     receive_claimed: Cell<bool>,
-    sender: Waiter,
     sending: ResourceGuard,
 }
 
@@ -87,7 +85,6 @@ impl<S: ByteStream + 'static> TlsStream<S> {
             closed: Cell::new(false),
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
-            sender: Waiter::new(),
             sending: ResourceGuard::new("sending to"),
         }
     }
@@ -97,8 +94,9 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         self.link.stream()
     }
 
-    /// Goes on with new keys, and asks the peer to do so too: for connections that live long. TLS 1.3 only; the keys are
-    /// renewed in time by themselves where the cipher needs it.
+    /// Goes on with new keys, and asks the peer to do so too: for connections that live long. TLS 1.3 only, which also does
+    /// it by itself, in time for its cipher. In TLS 1.2 a connection has the same keys all its life, and with AES-GCM they
+    /// are good for 2^24 records: then [`send`](ByteSendStream::send) fails.
     ///
     /// # Errors
     /// `InvalidData`, if the version of TLS knows no such thing; those of [`send`](ByteSendStream::send).
@@ -228,24 +226,24 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// Ready when at most `below` bytes are left to be sent.
     fn poll_room(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
         self.check_send()?;
-        let polled = self.link.poll_flush(cx, below);
-        match polled {
-            Poll::Ready(_) => self.sender.clear(),
-            // A close tells whoever waits.
-            Poll::Pending => self.sender.register_for(cx, ROOM),
-        }
-        polled
+        self.link.poll_flush(cx, below)
     }
 
-    /// Encrypts and sends; `done` says how much of it was encrypted, and with that sent.
+    /// Encrypts the first of these bytes and gives them to the stream below. Returns how many, and how much waits there.
+    fn encrypt(&self, bytes: &[u8]) -> io::Result<(usize, usize)> {
+        let mut output = Vec::new();
+        let encrypted = self.session.borrow_mut().encrypt(bytes, &mut output);
+        let queued = self.link.write(output)?;
+        Ok((encrypted?, queued))
+    }
+
+    /// Encrypts and sends; `done` says how much of it was encrypted, and with that sent. The turn to send is the caller's.
     async fn send_all(&self, bytes: &[u8], done: &mut usize) -> io::Result<()> {
-        let _sending = self.sending.enter()?;
-        let _waiting = Forget(&self.sender);
+        let _waiting = Forget(&self.link.sender);
         while *done < bytes.len() {
             // Not more than one piece waits while the next one is encrypted.
             poll_fn(|cx| self.poll_room(cx, PIECE)).await?;
-            *done += self.session.borrow_mut().encrypt(&bytes[*done..])?;
-            self.put_out()?;
+            *done += self.encrypt(&bytes[*done..])?.0;
         }
         poll_fn(|cx| self.poll_room(cx, 0)).await
     }
@@ -257,7 +255,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// *May have happened*: a part may have been sent.
     ///
     /// # Errors
-    /// If reading or sending fails.
+    /// [`Busy`], while another task sends, as that one is told in the other case; if reading or sending fails.
     #[doc(alias = "sendfile")]
     pub fn send_file<'a>(
         &'a self,
@@ -266,6 +264,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         count: Option<u64>,
     ) -> impl Future<Output = io::Result<u64>> + use<'a, S> {
         async move {
+            let _sending = self.sending.enter()?; // nobody gets in between two pieces
             let (mut sent, mut buf) = (0, Vec::with_capacity(PIECE));
             loop {
                 let left = count.map_or(u64::MAX, |count| count - sent);
@@ -275,8 +274,9 @@ impl<S: ByteStream + 'static> TlsStream<S> {
                 if filled.is_empty() {
                     return Ok(sent);
                 }
+                self.send_all(&filled, &mut 0).await?;
                 sent += filled.len() as u64;
-                buf = self.send(filled).await?;
+                buf = filled;
                 buf.clear();
             }
         }
@@ -285,6 +285,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     async fn end_sending(&self) -> io::Result<()> {
         self.session.borrow_mut().end();
         self.put_out()?;
+        let _waiting = Forget(&self.link.sender);
         poll_fn(|cx| self.link.poll_flush(cx, 0)).await
     }
 
@@ -354,7 +355,7 @@ impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
             }
             let mut below = CloseBelow(Some(self.get_ref()));
             self.receiver.wake();
-            self.sender.wake();
+            self.link.sender.wake();
             let is_well = !matches!(*self.end.borrow(), Some(End::Failed(_) | End::Truncated));
             // A peer that takes nothing must not hold the stream: what is not done in time is given up, and `below`
             // closes without waiting.
@@ -422,10 +423,14 @@ impl<S: ByteStream + 'static> ByteSendStream for TlsStream<S> {
     /// *May have happened*: what [`Failed::done`] counts is sent in any case, the rest is not.
     ///
     /// # Errors
-    /// [`Busy`], while another task sends; [`Closed`]; `BrokenPipe`, after the sending side was ended; those of the
-    /// stream below.
+    /// [`Busy`], while another task sends; [`Closed`]; `BrokenPipe`, after the sending side was ended, or when the keys of a
+    /// TLS 1.2 connection [are used up](TlsStream::renew_keys); those of the stream below.
     fn send<B: IoBuf>(&self, buf: B) -> impl Future<Output = Result<B, Failed<B>>> {
         async move {
+            let _sending = match self.sending.enter() {
+                Ok(sending) => sending,
+                Err(busy) => return Err(Failed::new(busy.into(), buf, 0)),
+            };
             let mut done = 0;
             match self.send_all(buf.as_slice(), &mut done).await {
                 Ok(()) => Ok(buf),
@@ -457,10 +462,11 @@ impl<S: ByteStream + 'static> PollByteStream for TlsStream<S> {
 
     fn write(&self, data: Bytes) -> io::Result<usize> {
         self.check_send()?;
+        let _sending = self.sending.enter()?; // not into the middle of what another task sends
         let (mut done, mut queued) = (0, self.put_out()?);
         while done < data.len() {
-            done += self.session.borrow_mut().encrypt(&data[done..])?;
-            queued = self.put_out()?;
+            let (count, waits) = self.encrypt(&data[done..])?;
+            (done, queued) = (done + count, waits);
         }
         Ok(queued)
     }

@@ -2,6 +2,7 @@
 
 mod handshake;
 mod interop;
+mod limits;
 mod records;
 
 use std::io;

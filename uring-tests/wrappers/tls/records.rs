@@ -40,7 +40,7 @@ both_drivers!(
 );
 
 /// As a stream of a user's own is: no poll faces, its sends and receives are futures that do a little at a time.
-struct Plain(TcpStream);
+pub(super) struct Plain(pub(super) TcpStream);
 
 impl AsyncResource for Plain {
     async fn aclose(&self) -> io::Result<()> {
@@ -78,11 +78,11 @@ impl ByteStream for Plain {
     }
 }
 
-fn pattern(count: usize) -> Vec<u8> {
+pub(super) fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
 }
 
-async fn receive_all(stream: &impl ByteReceiveStream) -> io::Result<Vec<u8>> {
+pub(super) async fn receive_all(stream: &impl ByteReceiveStream) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     while let Some(chunk) = stream.receive().await? {
         all.extend_from_slice(&chunk);
