@@ -22,10 +22,14 @@ use std::task::{Poll, ready};
 
 use signal_hook_registry::SigId;
 
+use crate::error::Closed;
 use crate::runtime::budget;
 use crate::runtime::core::{self, Core};
 use crate::runtime::readiness::{Direction, WaitReady};
 use crate::runtime::wait::check;
+use crate::stream::{
+    AsyncResource, ObjectReceiveStream, TypedAttributeProvider, UnreliableObjectReceiveStream,
+};
 use crate::sys::signal;
 
 /// Takes part in the handling of some signals, until it is dropped: they come out of a pipe, in the order in which they
@@ -153,16 +157,19 @@ pub fn open_signal_receiver(signals: &[i32]) -> io::Result<SignalReceiver> {
     SignalReceiver::new(core, signals)
 }
 
-/// Signals, one after the other. Made by [`open_signal_receiver`]; dropping it ends the listening.
+/// Signals, one after the other; also as a [stream](ObjectReceiveStream) that has no end. Made by
+/// [`open_signal_receiver`]; dropping it, or [`aclose`](AsyncResource::aclose), ends the listening.
 pub struct SignalReceiver {
     core: Rc<Core>,
-    catcher: Catcher,
+    /// Nothing once it is closed.
+    catcher: RefCell<Option<Catcher>>,
     caught: RefCell<VecDeque<i32>>,
 }
 
 impl SignalReceiver {
     fn new(core: Rc<Core>, signals: &[i32]) -> io::Result<Self> {
-        Ok(Self { core, catcher: Catcher::new(signals)?, caught: RefCell::default() })
+        let catcher = RefCell::new(Some(Catcher::new(signals)?));
+        Ok(Self { core, catcher, caught: RefCell::default() })
     }
 
     /// The next signal that has come, or comes. The kernel makes one of several of a kind that come at once; besides that
@@ -172,14 +179,16 @@ impl SignalReceiver {
     /// *Nothing is lost.*
     ///
     /// # Errors
-    /// [`Busy`](crate::Busy) if another task waits for the next one already.
+    /// [`Busy`](crate::Busy) if another task waits for the next one already; [`Closed`].
     pub fn next(&self) -> impl Future<Output = io::Result<i32>> {
         async move {
             loop {
                 if let Some(signal) = self.poll_caught().await? {
                     return Ok(signal);
                 }
-                WaitReady::new(self.core.clone(), self.catcher.number(), Direction::Read).await?;
+                let number = self.catcher.borrow().as_ref().map(Catcher::number);
+                let number = number.ok_or_else(closed)?;
+                WaitReady::new(self.core.clone(), number, Direction::Read).await?;
             }
         }
     }
@@ -190,7 +199,7 @@ impl SignalReceiver {
             ready!(check(cx))?;
             let mut caught = self.caught.borrow_mut();
             if caught.is_empty() {
-                self.catcher.take(&mut caught);
+                self.catcher.borrow().as_ref().ok_or_else(closed)?.take(&mut caught);
             }
             if !caught.is_empty() {
                 ready!(budget::spend(cx));
@@ -199,6 +208,37 @@ impl SignalReceiver {
         })
     }
 }
+
+fn closed() -> io::Error {
+    Closed::new("the signal receiver").into()
+}
+
+impl AsyncResource for SignalReceiver {
+    /// Ends the listening; what came and was not taken is forgotten.
+    fn aclose(&self) -> impl Future<Output = io::Result<()>> {
+        async move {
+            let catcher = self.catcher.take();
+            if let Some(catcher) = &catcher {
+                self.caught.borrow_mut().clear();
+                self.core.close_watches(catcher.number());
+            }
+            Ok(())
+        }
+    }
+}
+
+impl TypedAttributeProvider for SignalReceiver {}
+
+impl UnreliableObjectReceiveStream for SignalReceiver {
+    type Item = i32;
+
+    /// The next signal, as [`next`](SignalReceiver::next); there is always one more.
+    fn receive(&self) -> impl Future<Output = io::Result<Option<i32>>> {
+        async move { self.next().await.map(Some) }
+    }
+}
+
+impl ObjectReceiveStream for SignalReceiver {}
 
 impl fmt::Debug for SignalReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

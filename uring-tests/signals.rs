@@ -8,7 +8,8 @@ use std::rc::Rc;
 use proactor::cancel::move_on_after;
 use proactor::event_loop::{add_signal_handler, remove_signal_handler};
 use proactor::signal::{ctrl_c, open_signal_receiver, terminate};
-use proactor::{MayBeCancelled, spawn};
+use proactor::stream::{AsyncResource, ObjectReceiveStream};
+use proactor::{Closed, MayBeCancelled, spawn};
 
 use crate::harness::{Cx, both_drivers, turns, until};
 
@@ -17,6 +18,7 @@ both_drivers!(
     a_receiver_remembers_what_came_before_it_was_asked,
     a_second_task_at_a_receiver_is_told_that_it_is_busy,
     a_cancelled_wait_at_a_receiver_loses_nothing,
+    a_receiver_is_a_stream_and_ends_when_it_is_closed,
     a_handler_is_called_each_time_its_signal_comes,
     a_second_handler_takes_the_place_of_the_first,
     removing_a_handler_says_whether_there_was_one,
@@ -94,6 +96,31 @@ fn a_cancelled_wait_at_a_receiver_loses_nothing(cx: Cx) {
         let none = move_on_after(std::time::Duration::from_millis(1), signals.next()).await?;
         assert!(none.is_none());
         Ok::<_, io::Error>(())
+    });
+}
+
+/// As a function over streams sees it.
+async fn first_of<S: ObjectReceiveStream>(stream: &S) -> io::Result<Option<S::Item>> {
+    stream.receive().await
+}
+
+fn a_receiver_is_a_stream_and_ends_when_it_is_closed(cx: Cx) {
+    cx.run(async {
+        let signals = open_signal_receiver(&[libc::SIGUSR1])?;
+        send(&["USR1"]);
+        assert_eq!(first_of(&signals).await?, Some(libc::SIGUSR1));
+        let (waited, closed) = futures_util::join!(signals.next(), async {
+            turns(3).await;
+            signals.aclose().await
+        });
+        let is_closed = |error: io::Error| error.get_ref().is_some_and(|inner| inner.is::<Closed>());
+        assert!(is_closed(waited.expect_err("it was closed")));
+        closed?;
+        let other = open_signal_receiver(&[libc::SIGUSR1])?;
+        send(&["USR1"]);
+        assert_eq!(other.next().await?, libc::SIGUSR1);
+        assert!(is_closed(first_of(&signals).await.expect_err("nobody listens")));
+        signals.aclose().await
     });
 }
 
