@@ -34,8 +34,9 @@
 //! | `run_in_executor`, `set_default_executor`, `shutdown_default_executor` | [`run_in_executor`](crate::event_loop::run_in_executor), [`set_default_executor`](crate::event_loop::set_default_executor), [`shutdown_default_executor`](crate::event_loop::shutdown_default_executor) |
 //! | `add_reader`, `remove_reader`, `add_writer`, `remove_writer` | [`compat::add_reader`](crate::compat::add_reader) and its neighbours, also as methods of [`EventLoop`](crate::EventLoop) |
 //! | `wait_socket_readable`, `wait_socket_writable`, `notify_closing` | [`compat::wait_readable`](crate::compat::wait_readable), [`compat::wait_writable`](crate::compat::wait_writable), [`compat::notify_closing`](crate::compat::notify_closing) |
+//! | a stream for libraries that are written for other runtimes | `compat::ForeignIo`, with the features `futures-io` (the traits of `futures`) and `tokio-io` (those of tokio) |
 //! | `add_signal_handler`, `remove_signal_handler` | [`add_signal_handler`](crate::event_loop::add_signal_handler), [`remove_signal_handler`](crate::event_loop::remove_signal_handler): others who listen for the signal are left alone, and what it does by default does not come back |
-//! | `open_signal_receiver` | [`open_signal_receiver`](crate::signal::open_signal_receiver) |
+//! | `open_signal_receiver` | [`open_signal_receiver`](crate::signal::open_signal_receiver), an [`ObjectReceiveStream`](crate::stream::ObjectReceiveStream) |
 //! | a loop inside of another one | [`EventLoop::run_ready`](crate::EventLoop::run_ready), [`EventLoop::descriptor`](crate::EventLoop::descriptor) |
 //! | `set_task_factory`, `get_task_factory` | [`EventLoop::set_task_factory`](crate::EventLoop::set_task_factory): it sees each spawn; what a task is, its type says |
 //! | `shutdown_asyncgens` | by design: Rust has no asynchronous generators whose clean-up the loop would have to run |

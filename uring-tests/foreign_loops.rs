@@ -1,4 +1,4 @@
-//! A loop inside of another one: a plain loop around `poll(2)`, and another loop of this crate.
+//! A loop inside of another one: a plain loop around `poll(2)`, another loop of this crate, and tokio.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -13,13 +13,16 @@ use proactor::compat::{add_reader, remove_reader, wait_readable};
 use proactor::net::{TcpListener, TcpStream};
 use proactor::sync::Event;
 use proactor::thread::to_thread;
-use proactor::{EventLoop, current, sleep, yield_now};
+use proactor::{EventLoop, Task, current, sleep, yield_now};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 use crate::harness::{Cx, both_drivers, patience};
 
 both_drivers!(
     a_loop_lives_in_a_plain_loop_around_poll,
     a_loop_lives_in_another_loop,
+    a_loop_lives_in_tokio_and_speaks_with_it,
     a_turn_never_waits_and_says_how_long_to_rest,
     a_loop_that_rested_for_another_runs_by_itself_and_closes,
     a_running_or_closed_loop_has_no_turns_for_others,
@@ -136,6 +139,70 @@ fn a_loop_lives_in_another_loop(cx: Cx) {
         assert!(EventLoop::running()?.is_running() && !inner.is_running());
         task.await?
     });
+}
+
+/// Runs a loop of ours in tokio's until the task is over. Returns the number of turns.
+async fn run_in_tokio<T: 'static>(event_loop: &EventLoop, task: &Task<T>) -> io::Result<u32> {
+    let descriptor = event_loop.descriptor()?;
+    // SAFETY: it is borrowed from the loop, which keeps it open as long as that.
+    let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+    let (mut turns, end) = (0, Instant::now() + patience(60));
+    while !task.is_finished() {
+        assert!(Instant::now() < end, "the loop is not woken any more");
+        turns += 1;
+        let rest = event_loop.run_ready()?.unwrap_or(Duration::from_secs(30));
+        if !task.is_finished()
+            && let Ok(ready) = tokio::time::timeout(rest, descriptor.readable()).await
+        {
+            ready?.clear_ready();
+        }
+    }
+    Ok(turns)
+}
+
+fn a_loop_lives_in_tokio_and_speaks_with_it(cx: Cx) {
+    let event_loop = cx.builder().build().expect("a loop");
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
+    let outcome = tokio.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        // Tokio's side of the conversation is a task of the same thread.
+        let theirs = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            let (mut buf, mut all) = (vec![0; 10_000], 0);
+            loop {
+                let count = stream.read(&mut buf).await?;
+                if count == 0 {
+                    return Ok::<_, io::Error>(all);
+                }
+                stream.write_all(&buf[..count]).await?;
+                all += count;
+            }
+        });
+        let ours = event_loop.spawn(async move {
+            let stream = TcpStream::connect(address).await?;
+            for number in 0..50_u8 {
+                stream.send(vec![number; 5000]).await?;
+                let mut left = 5000;
+                while left > 0 {
+                    left -= stream.receive().await?.expect("an echo").len();
+                }
+            }
+            stream.close().await?;
+            life().await
+        });
+        run_in_tokio(&event_loop, &ours).await?;
+        assert_eq!(theirs.await??, 250_000);
+        // It rests while nothing happens.
+        let asleep = event_loop.spawn(async { sleep(Duration::from_millis(50)).await });
+        let turns = run_in_tokio(&event_loop, &asleep).await?;
+        assert!(turns < 50, "{turns} turns for one sleep");
+        Ok::<_, io::Error>((ours, asleep))
+    });
+    let (ours, asleep) = outcome.expect("nothing fails");
+    let taken = event_loop.run_until_complete(async { (ours.await, asleep.await) }).expect("it runs");
+    taken.0.expect("a result").expect("nothing fails");
+    taken.1.expect("a result").expect("nobody cancels");
 }
 
 fn a_turn_never_waits_and_says_how_long_to_rest(cx: Cx) {

@@ -17,8 +17,12 @@
 //! are removed, or until the number of the closed descriptor is watched again for another file.
 
 mod async_fd;
+#[cfg(any(feature = "futures-io", feature = "tokio-io"))]
+mod foreign_io;
 
 pub use async_fd::{AsyncFd, ReadyGuard};
+#[cfg(any(feature = "futures-io", feature = "tokio-io"))]
+pub use foreign_io::ForeignIo;
 
 use std::cell::RefCell;
 use std::fmt;

@@ -54,6 +54,35 @@ impl EventLoop {
     /// # Errors
     /// If this loop is closed, or if a descriptor is refused.
     ///
+    /// # Examples
+    /// In tokio, on a thread of its own or among other tasks of that thread:
+    /// ```
+    /// use std::time::Duration;
+    /// use proactor::EventLoop;
+    /// use tokio::io::Interest;
+    /// use tokio::io::unix::AsyncFd;
+    ///
+    /// async fn run_in_tokio(event_loop: &EventLoop, until: impl Fn() -> bool) -> std::io::Result<()> {
+    ///     let descriptor = event_loop.descriptor()?;
+    ///     // SAFETY: it is borrowed from the loop, which keeps it open as long as that.
+    ///     let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+    ///     while !until() {
+    ///         let rest = event_loop.run_ready()?.unwrap_or(Duration::from_secs(3600));
+    ///         if let Ok(ready) = tokio::time::timeout(rest, descriptor.readable()).await {
+    ///             ready?.clear_ready();
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// let event_loop = EventLoop::new()?;
+    /// let task = event_loop.spawn(async { proactor::sleep(Duration::from_millis(5)).await });
+    /// tokio.block_on(run_in_tokio(&event_loop, || task.is_finished()))
+    /// # }
+    /// ```
+    ///
     /// # Kernel
     /// An eventfd that the ring signals (`IORING_REGISTER_EVENTFD`, 5.2); the epoll set itself on epoll.
     #[doc(alias = "as_raw_fd")]

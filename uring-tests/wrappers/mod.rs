@@ -2,6 +2,8 @@
 
 mod buffered;
 mod closing;
+#[cfg(all(feature = "futures-io", feature = "tokio-io"))]
+mod foreign_io;
 #[cfg(feature = "tls")]
 mod tls;
 mod traits;
