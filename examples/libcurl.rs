@@ -54,6 +54,9 @@ struct Message {
 }
 
 /// The functions that are used here.
+///
+/// # Safety
+/// To call them, as libcurl's manual has it: with handles that are alive, and options that fit their values.
 struct Functions {
     easy_init: unsafe extern "C" fn() -> Handle,
     easy_setopt: unsafe extern "C" fn(Handle, c_int, ...) -> c_int,
@@ -252,7 +255,7 @@ impl Drop for Easy {
 }
 
 /// CURLMOPT_SOCKETFUNCTION: what to watch this descriptor for from now on.
-unsafe extern "C" fn watch(_: Handle, socket: c_int, what: c_int, data: *const Curl, _: Handle) -> c_int {
+extern "C" fn watch(_: Handle, socket: c_int, what: c_int, data: *const Curl, _: Handle) -> c_int {
     // SAFETY: this address was set for it, and its owner is alive.
     let curl = unsafe { &*data }.myself.clone();
     let told = |ready| {
@@ -277,7 +280,7 @@ unsafe extern "C" fn watch(_: Handle, socket: c_int, what: c_int, data: *const C
 }
 
 /// CURLMOPT_TIMERFUNCTION: when to call libcurl though nothing happens; a negative number for never.
-unsafe extern "C" fn wake_later(_: Handle, milliseconds: c_long, data: *const Curl) -> c_int {
+extern "C" fn wake_later(_: Handle, milliseconds: c_long, data: *const Curl) -> c_int {
     // SAFETY: this address was set for it, and its owner is alive.
     let curl = unsafe { &*data };
     if let Some(before) = curl.timer.take() {
@@ -299,7 +302,7 @@ unsafe extern "C" fn wake_later(_: Handle, milliseconds: c_long, data: *const Cu
 }
 
 /// CURLOPT_WRITEFUNCTION: a part of the page.
-unsafe extern "C" fn keep(bytes: *const u8, size: usize, count: usize, data: *const Transfer) -> usize {
+extern "C" fn keep(bytes: *const u8, size: usize, count: usize, data: *const Transfer) -> usize {
     // SAFETY: this address was set for it, and its owner is alive.
     let transfer = unsafe { &*data };
     // SAFETY: libcurl gives so many bytes.

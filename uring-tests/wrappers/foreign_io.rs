@@ -149,7 +149,7 @@ fn a_stream_without_poll_faces_is_refused(cx: Cx) {
         let refused = ForeignIo::new(Script::new(["one"])).err().expect("it has none");
         assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
         let (ours, _theirs) = tcp_pair().await?;
-        let refused = ForeignIo::new(BufferedByteStream::new(ours)).err().expect("it has none");
+        let refused = ForeignIo::new(BufferedByteStream::new(ours)).expect_err("it has none");
         assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
         Ok::<_, io::Error>(())
     });
