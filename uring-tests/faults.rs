@@ -23,7 +23,7 @@ use proactor::fs::File;
 use proactor::net::{PassedListener, ServeError, TcpListener, TcpStream, UnixStream, listen_fds};
 use proactor::{metrics, nop, sleep, spawn, timeout, yield_now};
 
-use crate::harness::{Cx, Folder, both_drivers, many, patience, tcp_pair, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, many, needs, patience, tcp_pair, turns, until};
 use crate::processes::{child, child_of};
 use crate::regressions::{LIMIT, new_loop};
 
@@ -224,6 +224,9 @@ fn clients(count: usize, address: SocketAddr) -> io::Result<Vec<StdTcpStream>> {
 
 fn bytes_for_more_sockets_than_the_ring_holds_all_arrive(cx: Cx) {
     const COUNT: usize = 5 * COMPLETIONS;
+    if !needs(2 * COUNT + 30, 0) {
+        return;
+    }
     cx.run_with(cx.builder().ring_entries(SUBMISSIONS), async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         // One turn brings more connections than there is room for.
@@ -258,6 +261,9 @@ fn bytes_for_more_sockets_than_the_ring_holds_all_arrive(cx: Cx) {
 
 fn cancels_are_not_lost_in_a_full_queue(cx: Cx) {
     const PAIRS: usize = 150;
+    if !needs(2 * PAIRS + 30, 0) {
+        return;
+    }
     cx.run_with(cx.builder().ring_entries(SUBMISSIONS), async {
         let mut pairs = Vec::new();
         for _ in 0..PAIRS {
@@ -406,7 +412,10 @@ pub(crate) fn no_descriptors(cx: Cx) -> Result<(), String> {
         assert!(!told.is_empty() && told.iter().all(|error| error.contains("os error 24")), "{told:?}");
         // 5, 10, 20 … ms between them.
         assert!(told.len() < 10, "{} attempts", told.len());
-        assert!(spent.0 < patience(1) / 10 && spent.1 < 100, "it spins: {spent:?}");
+        // On an emulated machine CPU time is also what its host took away from it.
+        let is_emulated = patience(1) > Duration::from_secs(1);
+        assert!(spent.0 < Duration::from_millis(100) || is_emulated, "it spins: {spent:?}");
+        assert!(spent.1 < 100, "it spins: {spent:?}");
         assert_eq!(served.get(), 0);
         // Other work is told the same, and goes on where it needs no descriptor.
         let refused = TcpStream::connect(address).await.expect_err("no descriptor for it");

@@ -1,9 +1,12 @@
 //! Signals: receivers, handlers, and others who listen for the same.
 
 use std::cell::{Cell, RefCell};
+use std::fs;
 use std::io;
 use std::process::Command;
 use std::rc::Rc;
+use std::thread;
+use std::time::Instant;
 
 use proactor::cancel::move_on_after;
 use proactor::event_loop::{add_signal_handler, remove_signal_handler};
@@ -11,7 +14,7 @@ use proactor::signal::{ctrl_c, open_signal_receiver, terminate};
 use proactor::stream::{AsyncResource, ObjectReceiveStream};
 use proactor::{Closed, MayBeCancelled, spawn};
 
-use crate::harness::{Cx, both_drivers, turns, until};
+use crate::harness::{Cx, both_drivers, patience, turns, until};
 
 both_drivers!(
     a_receiver_gives_each_signal_in_the_order_in_which_they_came,
@@ -31,11 +34,22 @@ both_drivers!(
     interrupt_and_terminate_are_waited_for,
 );
 
-/// Sends signals to this process, one after the other.
+/// Sends signals to this process, one after the other. Each is taken by a thread before the next one comes: of those that
+/// wait the kernel makes one of each kind, and the lowest number is first.
 fn send(names: &[&str]) {
+    let is_waiting = || {
+        let status = fs::read_to_string("/proc/self/status").expect("proc is mounted");
+        let mut masks = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:"));
+        masks.any(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
+    };
     for name in names {
         let command = format!("kill -{name} $PPID");
         assert!(Command::new("sh").args(["-c", &command]).status().expect("a shell").success());
+        let end = Instant::now() + patience(20);
+        while is_waiting() {
+            assert!(Instant::now() < end, "nobody takes {name}");
+            thread::yield_now();
+        }
     }
 }
 
@@ -236,7 +250,7 @@ fn a_signal_reaches_each_loop_that_listens(cx: Cx) {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let threads = [(); 2].map(|()| {
         let ready = ready.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             cx.run(async {
                 let signals = open_signal_receiver(&[libc::SIGUSR2])?;
                 ready.send(()).expect("somebody listens");

@@ -317,6 +317,9 @@ fn more_descriptors_than_expected_are_closed(cx: Cx) {
 }
 
 fn descriptors_without_bytes_are_refused(cx: Cx) {
+    if !needs(280, 0) {
+        return;
+    }
     let folder = Folder::new();
     cx.run(async {
         let (ours, theirs) = UnixStream::pair()?;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::LazyLock;
 
 use futures_util::FutureExt;
 use proactor::cancel::{CancelScope, checkpoint, shielded};
@@ -30,9 +31,11 @@ both_drivers!(
 /// More than any socket holds.
 const BIG: usize = 4 << 20;
 
-/// Bytes that tell where they belong.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect()
+/// Bytes that tell where they belong. Made once: an emulated machine takes seconds for them.
+fn pattern() -> Vec<u8> {
+    static ALL: LazyLock<Vec<u8>> =
+        LazyLock::new(|| (0..BIG as u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect());
+    ALL.clone()
 }
 
 /// Receives everything until the peer closes.
@@ -54,7 +57,7 @@ fn assert_same(received: &[u8], expected: &[u8]) {
 
 /// Cancels sends of `data` again and again, and goes on each time from where it came to.
 async fn send_in_pieces<F: Family>(a: Stream<F>, b: Stream<F>) -> io::Result<()> {
-    let data = pattern(BIG);
+    let data = pattern();
     let (mut sent, mut cuts, mut reader) = (0, 0, None);
     let mut idle = Some(b);
     while sent < data.len() {
@@ -118,7 +121,7 @@ async fn cut_short<T>(send: impl Future<Output = Result<T, Failed<T>>>) -> Faile
 fn a_cancelled_vectored_send_says_how_far_it_came(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         let parts: Vec<Vec<u8>> = data.chunks(70_001).map(<[u8]>::to_vec).collect();
         let failed = cut_short(a.send_vectored(parts)).await;
         assert!(failed.done > 0 && failed.done < data.len());
@@ -135,7 +138,7 @@ fn a_cancelled_vectored_send_says_how_far_it_came(cx: Cx) {
 fn a_send_that_waits_for_its_turn_has_sent_nothing_when_cancelled(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         let mut first = Box::pin(a.send(data.clone()));
         assert!(first.as_mut().now_or_never().is_none());
         let failed = cut_short(a.send(vec![0; 10])).await;
@@ -152,7 +155,7 @@ fn a_send_that_waits_for_its_turn_has_sent_nothing_when_cancelled(cx: Cx) {
 fn a_cancelled_send_passes_the_turn_on(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         let failed = cut_short(async {
             let mut first = Box::pin(a.send(data.clone()));
             assert!(first.as_mut().now_or_never().is_none());
@@ -172,7 +175,7 @@ fn a_cancelled_send_passes_the_turn_on(cx: Cx) {
 fn a_cancelled_flush_leaves_the_queue_alone(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         a.write(data.clone())?;
         assert!(cut(a.flush()).await?.is_none());
         let reader = drain(b);
@@ -187,7 +190,7 @@ fn a_cancelled_flush_leaves_the_queue_alone(cx: Cx) {
 fn a_cancelled_half_close_can_be_asked_for_again(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         a.write(data.clone())?;
         assert!(cut(a.shutdown_write()).await?.is_none());
         let reader = drain(b);
@@ -201,7 +204,7 @@ fn a_cancelled_half_close_can_be_asked_for_again(cx: Cx) {
 fn a_send_that_is_dropped_goes_on(cx: Cx) {
     cx.run(async {
         let (a, b) = UnixStream::pair()?;
-        let data = pattern(BIG);
+        let data = pattern();
         let mut send = Box::pin(a.send(data.clone()));
         assert!(send.as_mut().now_or_never().is_none());
         drop(send);
@@ -216,7 +219,7 @@ fn a_send_that_is_dropped_goes_on(cx: Cx) {
 /// The same: nobody was told how far it came, so a hole in the stream would be the worst of all ends.
 async fn dropped_after_the_cancel(turns_between: usize) -> io::Result<()> {
     let (a, b) = UnixStream::pair()?;
-    let data = pattern(BIG);
+    let data = pattern();
     let scope = CancelScope::new();
     let outcome = scope.run(async {
         let mut send = Box::pin(a.send(data.clone()));
@@ -255,7 +258,7 @@ fn a_dropped_send_ends_with_its_stream(cx: Cx) {
             let (a, b) = UnixStream::pair()?;
             let scope = CancelScope::new();
             let outcome = scope.run(async {
-                let mut send = Box::pin(a.send(pattern(BIG)));
+                let mut send = Box::pin(a.send(pattern()));
                 assert!(send.as_mut().now_or_never().is_none());
                 scope.cancel();
                 shielded(turns(turns_between)).await;
@@ -265,7 +268,7 @@ fn a_dropped_send_ends_with_its_stream(cx: Cx) {
             assert!(outcome.await?.is_none());
             drop(a);
             let received = drain(b).await??;
-            assert_same(&received, &pattern(BIG)[..received.len()]);
+            assert_same(&received, &pattern()[..received.len()]);
             assert!(received.len() < BIG);
         }
         Ok::<_, io::Error>(())
@@ -298,7 +301,7 @@ fn a_send_that_was_done_when_the_cancel_came_is_a_success(cx: Cx) {
 fn cancelled_flushes_leave_no_waits_behind(cx: Cx) {
     cx.run(async {
         let (a, _b) = UnixStream::pair()?;
-        a.write(pattern(BIG))?;
+        a.write(pattern())?;
         turns(3).await;
         let before = proactor::metrics().waits;
         for _ in 0..50 {
