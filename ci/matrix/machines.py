@@ -121,7 +121,9 @@ class Tools:
         answer["errnoRet"] = {"EPERM": 1, "ENOSYS": 38}[where.denied]
         profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [answer]}))
         self.import_suite(root)
-        options = [f"--security-opt=seccomp={profile}", "--tmpfs=/tmp:exec,mode=1777", "--network=none"]
+        options = [f"--security-opt=seccomp={profile}", "--tmpfs=/tmp:exec,mode=1777"]
+        # Loopback only, but that with both versions of IP.
+        options += ["--network=none", "--sysctl=net.ipv6.conf.all.disable_ipv6=0"]
         shell = ["/bin/busybox", "timeout", str(LIMIT), "/bin/busybox", "sh", "-c"]
         # Docker carries the two outputs separately, and a skip is to be seen where it happened.
         install = "exec 2>&1; /bin/busybox --install -s /bin; export PATH=/bin; "

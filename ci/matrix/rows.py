@@ -53,7 +53,7 @@ MATRIX = [
     Where("memlock", "the newest 6, a user with RLIMIT_MEMLOCK=0", ("trixie-backports", "6."), auto="epoll", ring=False,
           skips=3, before="ulimit -l 0", through="as_user"),
     Where("small", "6.12 with 1 CPU, 256 MiB, 64 descriptors", ("trixie", "6.12."), auto="io_uring",
-          skips=26, before="ulimit -n 64", cpus=1, mebibytes=256),
+          skips=42, before="ulimit -n 64", cpus=1, mebibytes=256),
     Where("EPERM", "this kernel, seccomp answers EPERM", None, auto="epoll", ring=False, skips=3, denied="EPERM"),
     Where("ENOSYS", "this kernel, seccomp answers ENOSYS", None, auto="epoll", ring=False, skips=3, denied="ENOSYS"),
 ]
