@@ -66,13 +66,15 @@ impl EventLoop {
     ///     let descriptor = event_loop.descriptor()?;
     ///     // SAFETY: it is borrowed from the loop, which keeps it open as long as that.
     ///     let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
-    ///     while !until() {
+    ///     loop {
     ///         let rest = event_loop.run_ready()?.unwrap_or(Duration::from_secs(3600));
+    ///         if until() {
+    ///             return Ok(()); // looked at after each turn: the next one may be far away
+    ///         }
     ///         if let Ok(ready) = tokio::time::timeout(rest, descriptor.readable()).await {
     ///             ready?.clear_ready();
     ///         }
     ///     }
-    ///     Ok(())
     /// }
     ///
     /// # fn main() -> std::io::Result<()> {
