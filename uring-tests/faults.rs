@@ -362,6 +362,12 @@ pub(crate) fn done_under_a_filter() -> ! {
     unsafe { libc::_exit(0) }
 }
 
+/// From now on the kernel reads only what it is asked for, by who has this file open so.
+pub(crate) fn read_nothing_ahead(file: &impl AsRawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+}
+
 /// Whether the kernel has this part of a file in memory, as far as one byte tells.
 pub(crate) fn is_cached(file: &impl AsRawFd, at: i64) -> bool {
     let mut byte = 0_u8;
