@@ -6,7 +6,7 @@ use std::io;
 use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::driver::DriverReport;
@@ -18,7 +18,6 @@ use crate::runtime::park::block_on;
 use crate::runtime::remote::Remote;
 use crate::runtime::scope::What;
 use crate::runtime::task::Task;
-use crate::runtime::wait::check;
 
 /// The one way into an event loop from other threads. Cheap to clone; it does not keep the loop alive.
 #[derive(Clone)]
@@ -219,13 +218,8 @@ impl<T> Future for RemoteTask<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(result) = self.outcome.poll(cx) {
-            self.away.clear();
-            return Poll::Ready(result);
-        }
-        ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
-        self.away.register(cx, REMOTE);
-        Poll::Pending
+        let this = &mut *self;
+        this.away.poll(&this.outcome, cx, REMOTE)
     }
 }
 

@@ -116,13 +116,8 @@ impl<T> Future for Job<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(result) = self.outcome.poll(cx) {
-            self.away.clear();
-            return Poll::Ready(result);
-        }
-        ready!(check(cx)).map_err(JoinError::WaitCancelled)?;
-        self.away.register(cx, THREAD);
-        Poll::Pending
+        let this = &mut *self;
+        this.away.poll(&this.outcome, cx, THREAD)
     }
 }
 
