@@ -99,7 +99,8 @@ impl MayBeCancelled for Box<dyn StdError + Send + Sync> {
     }
 }
 
-fn is_cancellation(error: &(dyn StdError + 'static)) -> bool {
+/// Whether a cancellation is in there.
+pub(crate) fn is_cancellation(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.is::<Cancelled>() || error.is::<AskedToStop>() {

@@ -121,15 +121,20 @@
 //! |---|---|
 //! | `Protocol`, `BufferedProtocol` | [`Protocol`](crate::transport::Protocol), [`BufferedProtocol`](crate::transport::BufferedProtocol): `get_buffer` hands over an owned buffer when the transport begins to wait, `buffer_updated` gives it back |
 //! | `Transport` | [`Transport`](crate::transport::Transport); bytes that the kernel is sending count as buffered, as with asyncio's own proactor loop |
-//! | `get_extra_info` | [`sockname`](crate::transport::Transport::sockname), [`peername`](crate::transport::Transport::peername), [`with_socket`](crate::transport::Transport::with_socket) |
+//! | `get_extra_info` | [`sockname`](crate::transport::Transport::sockname), [`peername`](crate::transport::Transport::peername), [`with_socket`](crate::transport::Transport::with_socket); the rest are [attributes](crate::stream::TypedAttributeProvider::extra) of the transport: [`SocketAttribute`](crate::stream::SocketAttribute), and `TlsAttribute` with TLS |
 //! | `set_write_buffer_limits` | [`set_write_buffer_limits`](crate::transport::Transport::set_write_buffer_limits), [`WriteBufferLimits`](crate::transport::WriteBufferLimits) |
 //! | `loop.sendfile(transport, file, …)` | [`Transport::sendfile`](crate::transport::Transport::sendfile) |
 //! | `create_connection`, `create_unix_connection` | [`create_connection`](crate::transport::create_connection), [`create_unix_connection`](crate::transport::create_unix_connection) |
 //! | `create_connection(sock=…)`, `connect_accepted_socket` | [`connect_accepted_socket`](crate::transport::connect_accepted_socket) |
 //! | `create_server`, `create_unix_server` | [`create_server`](crate::transport::create_server), [`create_unix_server`](crate::transport::create_unix_server) |
 //! | `Server` | [`Server`](crate::transport::Server) |
+//! | `DatagramProtocol`, `DatagramTransport` | [`DatagramProtocol`](crate::transport::DatagramProtocol), [`DatagramTransport`](crate::transport::DatagramTransport) |
+//! | `create_datagram_endpoint` | [`create_datagram_endpoint`](crate::transport::create_datagram_endpoint), whose future has the arguments as methods |
+//! | `connect_read_pipe`, `connect_write_pipe` | [`connect_read_pipe`](crate::transport::connect_read_pipe), [`connect_write_pipe`](crate::transport::connect_write_pipe) |
+//! | a transport over any stream (none in asyncio) | [`connect_stream`](crate::transport::connect_stream); the other way round: [`TransportStream`](crate::transport::TransportStream), [`Transport::into_stream`](crate::transport::Transport::into_stream) |
+//! | `context["transport"]` of the exception handler | [`ExceptionContext::about`](crate::event_loop::ExceptionContext::about) |
 //!
-//! An exception in a callback is a panic here: in `data_received` and `eof_received` it ends the connection.
+//! An exception in a callback is a panic here: in `data_received` and `eof_received` it ends the connection (of pipes too).
 //!
 //! # Stream readers and writers
 //! | asyncio | here |
@@ -137,7 +142,7 @@
 //! | `StreamReader` | [`StreamReader`](crate::transport::StreamReader); `read(-1)` is [`read_to_end`](crate::transport::StreamReader::read_to_end) |
 //! | `StreamWriter` | [`StreamWriter`](crate::transport::StreamWriter), which closes the connection when it is dropped |
 //! | `StreamReaderProtocol` | [`StreamReaderProtocol`](crate::transport::StreamReaderProtocol) |
-//! | `open_connection`, `open_unix_connection` | [`open_connection`](crate::transport::open_connection), [`open_unix_connection`](crate::transport::open_unix_connection), [`open_stream`](crate::transport::open_stream) with a limit |
+//! | `open_connection`, `open_unix_connection` | [`open_connection`](crate::transport::open_connection), [`open_unix_connection`](crate::transport::open_unix_connection), [`OpenConnection::limit`](crate::transport::OpenConnection::limit) for a limit; [`open_stream`](crate::transport::open_stream) of a stream that is connected |
 //! | `start_server`, `start_unix_server` | [`start_server`](crate::transport::start_server), [`start_unix_server`](crate::transport::start_unix_server); with a limit: [`StreamReaderProtocol::serving`](crate::transport::StreamReaderProtocol::serving) |
 //! | `IncompleteReadError`, `LimitOverrunError` | [`IncompleteRead`](crate::IncompleteRead), [`LimitOverrun`](crate::LimitOverrun) |
 //!
@@ -166,6 +171,8 @@
 | `TLSStream.wrap`, `unwrap` | [`TlsStream::client`](crate::stream::tls::TlsStream::client), [`TlsStream::server`](crate::stream::tls::TlsStream::server), [`TlsStream::unwrap`](crate::stream::tls::TlsStream::unwrap) |
 | `standard_compatible`, `ssl_handshake_timeout` | [`Wrap::standard_compatible`](crate::stream::tls::Wrap::standard_compatible), [`Wrap::handshake_timeout`](crate::stream::tls::Wrap::handshake_timeout); a connection that is cut off is [`Truncated`](crate::stream::tls::Truncated) |
 | `connect_tcp(tls=True)` | [`connect_tcp`](crate::net::connect_tcp), and [`TlsStream::client`](crate::stream::tls::TlsStream::client) around it |
+| `ssl`, `server_hostname`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` of `create_connection`, `create_server`, `open_connection`, `start_server` and the UNIX ones | [`Tls`](crate::transport::Tls), for [`CreateConnection::tls`](crate::transport::CreateConnection::tls), [`CreateServer::tls`](crate::transport::CreateServer::tls), [`OpenConnection::tls`](crate::transport::OpenConnection::tls), [`connect_accepted_tls`](crate::transport::connect_accepted_tls) |
+| `loop.start_tls`, `StreamWriter.start_tls` | [`Transport::start_tls`](crate::transport::Transport::start_tls), [`StreamWriter::start_tls`](crate::transport::StreamWriter::start_tls): the transport stays the same one. An end without a goodbye is an error here, and no error in asyncio |
 | `TLSListener`, `handle_handshake_error` | [`TlsListener`](crate::stream::tls::TlsListener), [`on_handshake_error`](crate::stream::tls::TlsListener::on_handshake_error) |
 | `TLSAttribute` | [`TlsAttribute`](crate::stream::tls::TlsAttribute); without `shared_ciphers` and `channel_binding_tls_unique`, which this TLS does not tell |
 "#

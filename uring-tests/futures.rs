@@ -19,6 +19,7 @@ both_drivers!(
     a_result_is_set_once,
     a_result_that_is_not_there_is_an_error,
     an_error_reaches_every_waiter,
+    an_error_that_nobody_fetches_is_told_when_the_future_goes,
     a_cancelled_future_is_no_cancellation_of_its_waiter,
     a_cancelled_wait_leaves_the_future_as_it_is,
     callbacks_run_soon_and_in_order,
@@ -50,6 +51,36 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn virtually<T>(cx: Cx, main: impl std::future::Future<Output = io::Result<T>>) -> T {
     cx.run_with(cx.builder().virtual_clock(true), main)
+}
+
+// asyncio: "Future exception was never retrieved".
+fn an_error_that_nobody_fetches_is_told_when_the_future_goes(cx: Cx) {
+    cx.run(async {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let log = heard.clone();
+        let event_loop = proactor::EventLoop::running()?;
+        event_loop
+            .set_exception_handler(Some(Rc::new(move |context| log.borrow_mut().push(context.to_string()))));
+        let failed = |error: io::Error| {
+            let future = Future::<u8>::new();
+            future.set_error(error).expect("the first");
+            future
+        };
+        let unseen = failed(io::Error::other("lost"));
+        let other = unseen.clone();
+        drop(unseen);
+        assert!(heard.borrow().is_empty(), "somebody may fetch it still");
+        drop(other);
+        assert_eq!(heard.take(), ["a future failed, and nobody has fetched its error: lost"]);
+        // Asked for, awaited, looked at, cancelled: nothing is lost.
+        assert!(failed(io::Error::other("seen")).error().is_ok_and(|error| error.is_some()));
+        assert!(failed(io::Error::other("awaited")).await.is_err());
+        assert!(failed(io::Error::other("looked at")).with(|result| result.is_err()));
+        drop(failed(Cancelled::default().into()));
+        Future::<u8>::new().cancel("enough");
+        assert!(heard.borrow().is_empty(), "{heard:?}");
+        Ok::<_, io::Error>(())
+    });
 }
 
 // asyncio, Future.set_result: InvalidStateError if it is done already.

@@ -104,6 +104,10 @@ impl File {
         Self { descriptor: Rc::new(descriptor) }
     }
 
+    pub(crate) fn of(descriptor: Rc<Descriptor>) -> Self {
+        Self { descriptor }
+    }
+
     /// What operations on the file hold.
     pub(crate) fn descriptor(&self) -> Rc<Descriptor> {
         self.descriptor.clone()

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use crate::error::Cancelled;
+use crate::error::{Cancelled, is_cancellation};
 use crate::runtime::LoopHandle;
 use crate::runtime::core::{self, Core};
 use crate::sync::{Event, EventWait};
@@ -59,12 +59,24 @@ type Callback<T> = Box<dyn FnOnce(&Future<T>)>;
 struct Shared<T> {
     core: Rc<Core>,
     state: RefCell<State<T>>,
+    /// An error was set, and nobody has seen it yet.
+    is_unseen: Cell<bool>,
     done: Event,
     callbacks: RefCell<Vec<(u64, Callback<T>)>>,
     callbacks_made: Cell<u64>,
 }
 
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        if let (true, State::Failed(error)) = (self.is_unseen.get(), self.state.get_mut()) {
+            self.core.lose_error(error.clone());
+        }
+    }
+}
+
 /// A result that somebody sets, once, and any number of tasks wait for. A clone is another handle of the same future.
+///
+/// An error that nobody has fetched when the last handle is dropped is told to the exception handler of the loop.
 ///
 /// To be awaited, or asked with [`result`](Self::result), its value has to be `Clone`: put others into an `Rc`, or use
 /// [`with`](Self::with).
@@ -112,6 +124,7 @@ impl<T: 'static> Future<T> {
         let shared = Shared {
             core,
             state: RefCell::new(State::Pending),
+            is_unseen: Cell::new(false),
             done: Event::new(),
             callbacks: RefCell::default(),
             callbacks_made: Cell::new(0),
@@ -140,6 +153,7 @@ impl<T: 'static> Future<T> {
         if self.is_done() {
             return Err(InvalidState(error));
         }
+        self.shared.is_unseen.set(!is_cancellation(&error));
         self.end(State::Failed(Rc::new(error)));
         Ok(())
     }
@@ -184,7 +198,10 @@ impl<T: 'static> Future<T> {
         match &*self.shared.state.borrow() {
             State::Pending => f(Err(FutureError::NotDone)),
             State::Value(value) => f(Ok(value)),
-            State::Failed(error) => f(Err(FutureError::Failed(error.clone()))),
+            State::Failed(error) => {
+                self.shared.is_unseen.set(false);
+                f(Err(FutureError::Failed(error.clone())))
+            }
             State::Cancelled(cancelled) => f(Err(FutureError::Cancelled(cancelled.clone()))),
         }
     }

@@ -15,7 +15,7 @@ mod inbound;
 pub(crate) mod late;
 mod listener;
 mod message;
-mod messages;
+pub(crate) mod messages;
 pub(crate) mod names;
 mod outbound;
 mod passed;

@@ -368,6 +368,14 @@ impl PipeWriter {
 
 macro_rules! end_of_pipe {
     ($name:ident) => {
+        impl $name {
+            /// What the end consists of, without the end: whoever has it calls `drop_handle` in the end.
+            pub(crate) fn into_shared(self) -> Rc<Shared> {
+                self.shared.add_handle();
+                self.shared.clone()
+            }
+        }
+
         impl AsRawFd for $name {
             /// The number of the descriptor, for calls that leave its state alone.
             fn as_raw_fd(&self) -> RawFd {

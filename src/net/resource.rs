@@ -26,7 +26,7 @@ use crate::stream::{
 const CLOSE: What = What(&"a stream to close");
 
 impl Shared {
-    fn attributes(&self) -> Attributes<'_> {
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
         let local = || self.descriptor.with(|fd| control::local_address(fd)).ok();
         let remote = || self.descriptor.with(|fd| control::peer_address(fd)).ok();
         of_socket(self.descriptor.number(), local, remote)
@@ -144,7 +144,7 @@ impl<F: Family> crate::stream::Listener for Listener<F> {
 }
 
 impl Messages {
-    fn attributes(&self) -> Attributes<'_> {
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
         let local = || self.descriptor.with(|fd| control::local_address(fd)).ok();
         let remote = || self.descriptor.with(|fd| control::peer_address(fd)).ok();
         of_socket(self.descriptor.number(), local, remote)

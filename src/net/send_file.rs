@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -44,7 +44,43 @@ impl From<&std::fs::File> for FileSource {
     }
 }
 
+/// A file to be sent by reading it.
+pub(crate) struct Readable {
+    file: fs::File,
+    sets_position: bool,
+}
+
+impl Readable {
+    pub(crate) fn read_at(
+        &self,
+        buf: Vec<u8>,
+        offset: u64,
+    ) -> impl Future<Output = Result<(usize, Vec<u8>), Failed<Vec<u8>>>> + use<'_> {
+        self.file.read_at(buf, offset)
+    }
+
+    /// Leaves the position of a file of std behind what was sent.
+    pub(crate) fn set_position(&self, position: u64) {
+        if self.sets_position {
+            // What has no position keeps none.
+            let _ = self.file.descriptor().with(|fd| {
+                let mut file = std::fs::File::from(fd.try_clone_to_owned()?);
+                file.seek(SeekFrom::Start(position))
+            });
+        }
+    }
+}
+
 impl FileSource {
+    /// For who reads the file by himself.
+    pub(crate) fn into_readable(self) -> io::Result<Readable> {
+        let (file, sets_position) = match self.kind {
+            Kind::Ours(descriptor) => (fs::File::of(descriptor), false),
+            Kind::Std(fd) => (fs::File::from_std(fd?.into()), true),
+        };
+        Ok(Readable { file, sets_position })
+    }
+
     fn into_source(self, shared: &Shared) -> io::Result<Source> {
         match self.kind {
             Kind::Ours(file) => Ok(Source { file, sets_position: false }),

@@ -21,7 +21,7 @@ use crate::runtime::task::{Info, contain};
 pub enum ExceptionKind {
     /// A callback panicked; or a task did, and nobody waits for its result.
     Panicked,
-    /// A task failed, and nobody waits for its result.
+    /// A task failed, and nobody waits for its result; or a future did, and nobody has fetched its error.
     Lost,
     /// In debug mode: the loop closes before a task is done.
     Pending,
@@ -41,7 +41,7 @@ pub struct Panicked {
 }
 
 impl Panicked {
-    fn new(payload: Box<dyn Any + Send>) -> Self {
+    pub(crate) fn new(payload: Box<dyn Any + Send>) -> Self {
         let message = panic_message(payload.as_ref()).map(str::to_owned);
         contain(|| drop(payload));
         Self { message }
@@ -65,6 +65,10 @@ pub struct ExceptionContext {
     pub given_at: Option<&'static Location<'static>>,
     /// How long it took, of what took too long.
     pub duration: Option<Duration>,
+    /// What else it is about, for whoever knows its type: a [`Transport`](crate::transport::Transport) whose protocol
+    /// failed, a [`Server`](crate::transport::Server) that cannot accept.
+    #[doc(alias = "transport")]
+    pub about: Option<Rc<dyn Any>>,
 }
 
 impl ExceptionContext {
@@ -77,6 +81,7 @@ impl ExceptionContext {
             task: None,
             given_at: None,
             duration: None,
+            about: None,
         }
     }
 
@@ -207,6 +212,13 @@ impl Core {
             let task = TaskInfo::of(self, task);
             self.call_exception_handler(&ExceptionContext { task, ..context });
         }
+    }
+
+    /// Nobody will fetch the error of a future any more.
+    pub(crate) fn lose_error(&self, error: Rc<dyn StdError>) {
+        let message = "a future failed, and nobody has fetched its error";
+        let context = ExceptionContext::of_kind(ExceptionKind::Lost, message);
+        self.call_exception_handler(&ExceptionContext { error: Some(error), ..context });
     }
 
     /// Nobody will fetch the result of a task any more.

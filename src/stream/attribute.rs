@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 
 use socket2::{Domain, SockAddr};
 
@@ -100,10 +101,26 @@ impl<'a> Attributes<'a> {
         self.entries.push((name, value));
     }
 
+    /// Those that `of` finds in `provider`, which lives as long as they do.
+    pub(crate) fn of_shared<P: ?Sized + 'static>(
+        provider: &Rc<P>,
+        of: fn(&P) -> Attributes<'_>,
+    ) -> Attributes<'static> {
+        let shared = |name| -> (&'static str, Ask<'static>) {
+            let provider = provider.clone();
+            (name, Box::new(move || of(&provider).ask(name)))
+        };
+        Attributes { entries: of(provider).names().map(shared).collect() }
+    }
+
+    fn ask(&self, name: &str) -> Option<Box<dyn Any>> {
+        let (_, value) = self.entries.iter().find(|(other, _)| *other == name)?;
+        value()
+    }
+
     /// The value of `attribute`, if it is there.
     pub fn get<T: 'static>(&self, attribute: Attribute<T>) -> Option<T> {
-        let (_, value) = self.entries.iter().find(|(name, _)| *name == attribute.name)?;
-        value()?.downcast().ok().map(|value| *value)
+        self.ask(attribute.name)?.downcast().ok().map(|value| *value)
     }
 
     /// The names of all.

@@ -6,6 +6,7 @@
 mod attribute;
 mod buffered;
 mod bytes;
+pub(crate) mod link;
 mod listener;
 mod memory;
 mod objects;

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
+use std::path::Path;
 use std::rc::Rc;
 
 use socket2::SockAddr;
@@ -23,6 +25,18 @@ impl SocketAddress {
     pub(crate) fn of(address: &SockAddr) -> Option<Self> {
         let unix = || Some(Self::Unix(Rc::new(<Unix as Family>::address(address).ok()?)));
         address.as_socket().map(Self::Ip).or_else(unix)
+    }
+
+    /// Whether both name the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let name = |unix: &UnixAddr| {
+            (unix.as_pathname().map(Path::to_owned), unix.as_abstract_name().map(<[u8]>::to_vec))
+        };
+        match (self, other) {
+            (Self::Ip(one), Self::Ip(other)) => one == other,
+            (Self::Unix(one), Self::Unix(other)) => name(one) == name(other),
+            _ => false,
+        }
     }
 
     /// The address, if it is one of TCP or UDP.

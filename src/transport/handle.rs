@@ -7,12 +7,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::buf::Chunk;
 use crate::driver::control;
-use crate::error::Closed;
-use crate::net::shared::Shared;
+use crate::error::{Busy, Closed};
 use crate::runtime::contain;
 use crate::runtime::wait::Waiter;
+use crate::stream::{Attributes, TypedAttributeProvider};
 use crate::transport::address::SocketAddress;
+use crate::transport::below::{Below, Way};
 use crate::transport::limits::WriteBufferLimits;
 use crate::transport::protocol::{AnyProtocol, IntoProtocol};
 use crate::transport::report::call;
@@ -40,8 +42,9 @@ pub(super) enum Eof {
 }
 
 pub(super) struct State {
-    /// `None` when the connection is over: who keeps a transport does not keep the socket open.
-    stream: RefCell<Option<Rc<Shared>>>,
+    /// `None` when the connection is over (who keeps a transport does not keep the socket open), and while something
+    /// else is put on top of it.
+    below: RefCell<Option<Below>>,
     pub(super) protocol: RefCell<Option<AnyProtocol>>,
     pub(super) life: RefCell<Life>,
     pub(super) limits: Cell<WriteBufferLimits>,
@@ -49,11 +52,21 @@ pub(super) struct State {
     pub(super) is_writing_paused: Cell<bool>,
     /// The peer sends no more, and the protocol keeps the connection open.
     pub(super) is_at_eof: Cell<bool>,
+    /// Of what carries the bytes.
+    can_write_eof: Cell<bool>,
     pub(super) eof: Cell<Eof>,
     /// The buffer that is being received into belongs to a protocol that was replaced.
     pub(super) is_switched: Cell<bool>,
+    /// What the transport stands on has changed, or is being changed.
+    pub(super) is_moved: Cell<bool>,
+    /// Wakes whoever puts something on top, if the connection is lost meanwhile.
+    pub(super) starter: Waiter,
+    /// What came and found no room in a buffer of the protocol.
+    pub(super) rest: Cell<Option<Chunk>>,
     /// Files that are being sent.
     pub(super) files: Cell<usize>,
+    /// What was written behind a file that is read and written piece by piece.
+    held: RefCell<Vec<Bytes>>,
     /// Wakes the pump when somebody else changed something.
     pub(super) pump: Waiter,
     sockname: Option<SocketAddress>,
@@ -61,53 +74,79 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(stream: Rc<Shared>, protocol: AnyProtocol) -> Rc<Self> {
-        let names = stream.descriptor.with(|fd| {
-            let address =
-                |address: io::Result<_>| address.ok().and_then(|address| SocketAddress::of(&address));
-            Ok((address(control::local_address(fd)), address(control::peer_address(fd))))
-        });
-        let (sockname, peername) = names.unwrap_or_default();
+    pub(super) fn new(below: Below, protocol: AnyProtocol) -> Rc<Self> {
+        let ((sockname, peername), can_write_eof) = (below.names(), below.can_write_eof());
         Rc::new(Self {
-            stream: RefCell::new(Some(stream)),
+            below: RefCell::new(Some(below)),
             protocol: RefCell::new(Some(protocol)),
             life: RefCell::default(),
             limits: Cell::default(),
             is_reading_paused: Cell::new(false),
             is_writing_paused: Cell::new(false),
             is_at_eof: Cell::new(false),
+            can_write_eof: Cell::new(can_write_eof),
             eof: Cell::new(Eof::No),
             is_switched: Cell::new(false),
+            is_moved: Cell::new(false),
+            starter: Waiter::new(),
+            rest: Cell::default(),
             files: Cell::new(0),
+            held: RefCell::default(),
             pump: Waiter::new(),
             sockname,
             peername,
         })
     }
 
-    /// The stream, until the connection is over.
-    pub(super) fn stream(&self) -> Option<Rc<Shared>> {
-        self.stream.borrow().clone()
+    /// What carries the bytes, until the connection is over.
+    pub(super) fn below(&self) -> Option<Below> {
+        self.below.borrow().clone()
+    }
+
+    /// Takes what carries the bytes out, to put something else on top of it: nothing is received or written meanwhile.
+    /// To `received` it adds what came and was not given to the protocol.
+    #[cfg(feature = "tls")]
+    pub(super) fn take_below(&self, mut received: Vec<u8>) -> (Option<Below>, Vec<u8>) {
+        received.extend_from_slice(self.rest.take().as_deref().unwrap_or_default());
+        let below = self.below.take();
+        self.is_moved.set(true);
+        self.pump.wake();
+        (below, received)
+    }
+
+    /// From now on this carries the bytes. Gives it back if the connection is lost.
+    #[cfg(feature = "tls")]
+    pub(super) fn set_below(&self, below: Below) -> Result<(), Below> {
+        if self.is_closing() {
+            return Err(below);
+        }
+        self.can_write_eof.set(below.can_write_eof());
+        self.below.replace(Some(below));
+        self.is_moved.set(true);
+        self.pump.wake();
+        Ok(())
     }
 
     /// The connection is over: lets go of the socket and the protocol.
     pub(super) fn leave(&self) {
         *self.life.borrow_mut() = Life::Over;
         let protocol = self.protocol.take();
-        if let Some(stream) = self.stream.take() {
-            stream.drop_handle();
+        if let Some(below) = self.below.take() {
+            below.leave();
         }
+        drop(self.rest.take());
         contain(|| drop(protocol));
     }
 
     /// Bytes that were written and that the kernel has not taken.
     fn queued(&self) -> usize {
-        self.stream().map_or(0, |stream| stream.outbound.bytes())
+        let held: usize = self.held.borrow().iter().map(Bytes::len).sum();
+        held + self.below().filter(|_| !self.is_lost()).map_or(0, |below| below.queued())
     }
 
-    /// Whether everything is sent that was written.
+    /// Whether everything is sent that was written, and nothing is on its way.
     fn is_sent(&self) -> bool {
-        self.files.get() == 0 && self.queued() == 0
+        self.files.get() == 0 && self.below().is_none_or(|below| below.is_idle())
     }
 
     /// Whether nothing is sent or received any more.
@@ -145,9 +184,8 @@ impl State {
         if self.is_closing() {
             return;
         }
-        if let Some(stream) = self.stream() {
-            stream.stop_receiving();
-        }
+        let Some(below) = self.below() else { return self.force_close(None) };
+        below.stop_receiving();
         // A protocol that was told to pause is told that all is sent, before the end.
         let is_over = self.is_sent() && !self.is_writing_paused.get();
         *self.life.borrow_mut() = if is_over { Life::Lost(None) } else { Life::Closing };
@@ -160,20 +198,46 @@ impl State {
             return;
         }
         *self.life.borrow_mut() = Life::Lost(error);
-        if let Some(stream) = self.stream() {
-            stream.stop_receiving();
-            stream.outbound.clear();
+        if let Some(below) = self.below() {
+            below.stop_receiving();
+            below.clear();
         }
+        self.held.take();
+        self.starter.wake();
         self.pump.wake();
     }
 
     /// Tells the protocol to pause if more is queued than it should be.
-    fn pause_if_above(&self) {
+    fn pause_if_above(self: &Rc<Self>) {
         if self.queued() <= self.limits.get().high || self.is_writing_paused.replace(true) {
             return;
         }
         if let Some(protocol) = self.protocol() {
-            let _ = call("pause_writing", || protocol.pause_writing());
+            let transport = Transport { state: self.clone() };
+            let _ = call(&transport, "pause_writing", || protocol.pause_writing());
+        }
+        self.pump.wake();
+    }
+
+    /// Gives bytes to what carries them.
+    fn put(&self, below: &Below, bytes: Bytes) {
+        if let Below::Stream(_) = below {
+            if self.files.get() > 0 {
+                return self.held.borrow_mut().push(bytes);
+            }
+            // It moves on while it is asked.
+            self.pump.wake();
+        }
+        if let Err(error) = below.write(bytes) {
+            self.force_close(Some(error));
+        }
+    }
+
+    /// A file was sent, or given up.
+    pub(super) fn file_over(&self) {
+        self.files.set(self.files.get() - 1);
+        if let Some(below) = self.below().filter(|_| self.files.get() == 0 && !self.is_lost()) {
+            self.held.take().into_iter().for_each(|bytes| self.put(&below, bytes));
         }
         self.pump.wake();
     }
@@ -192,7 +256,8 @@ impl Transport {
     /// connection is lost, it does nothing.
     ///
     /// # Errors
-    /// `BrokenPipe` after [`write_eof`](Self::write_eof).
+    /// `BrokenPipe` after [`write_eof`](Self::write_eof); [`Busy`] while TLS is being started; `Unsupported` at the end of
+    /// a pipe that is read.
     pub fn write(&self, data: impl Into<Bytes>) -> io::Result<()> {
         self.writelines([data])
     }
@@ -207,12 +272,16 @@ impl Transport {
             let text = "nothing can be written after write_eof";
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
         }
-        let stream = state.stream().filter(|_| !state.is_lost());
+        let below = state.below().filter(|_| !state.is_lost());
+        match &below {
+            Some(below) if below.way() == Way::In => return Err(io::ErrorKind::Unsupported.into()),
+            None if !state.is_lost() => return Err(Busy::new("starting TLS on").into()),
+            _ => {}
+        }
         for piece in data {
             let bytes = piece.into();
-            if let Some(stream) = &stream {
-                // Why it fails, the pump learns too, and ends the connection.
-                let _ = stream.write(bytes);
+            if let Some(below) = &below {
+                state.put(below, bytes);
             }
         }
         state.pause_if_above();
@@ -220,29 +289,37 @@ impl Transport {
     }
 
     /// Says that no more is written: the peer receives the end of the stream after all that was. Receiving goes on. Doing
-    /// it twice, or on a transport that is closing, does nothing.
+    /// it twice, or on a transport that is closing, does nothing. A pipe it closes.
     ///
     /// # Errors
-    /// What the kernel says (`NotConnected` …).
+    /// What the kernel says (`NotConnected` …). `Unsupported`, where that is not [possible](Self::can_write_eof).
     #[doc(alias = "send_eof")]
     pub fn write_eof(&self) -> io::Result<()> {
         let state = &self.state;
-        let Some(stream) = state.stream().filter(|_| !state.is_closing() && state.eof.get() == Eof::No)
-        else {
+        if state.is_closing() || state.eof.get() != Eof::No {
             return Ok(());
-        };
-        if state.is_sent() {
-            state.eof.set(Eof::Sent);
-            return stream.shut_now();
         }
-        state.eof.set(Eof::Asked);
-        state.pump.wake();
+        let below = state.below().ok_or(Busy::new("starting TLS on"))?;
+        if !state.can_write_eof.get() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        match &below {
+            Below::Socket(_, Way::Out { .. }) => state.close(),
+            Below::Socket(shared, _) if state.is_sent() => {
+                state.eof.set(Eof::Sent);
+                return shared.shut_now();
+            }
+            _ => {
+                state.eof.set(Eof::Asked);
+                state.pump.wake();
+            }
+        }
         Ok(())
     }
 
-    /// Whether [`write_eof`](Self::write_eof) is possible: yes, for sockets.
+    /// Whether [`write_eof`](Self::write_eof) is possible: yes for sockets, no over TLS.
     pub fn can_write_eof(&self) -> bool {
-        true
+        self.state.can_write_eof.get()
     }
 
     /// Sends what was written, then closes; the protocol is told by `connection_lost(None)`. Nothing is received any more.
@@ -313,8 +390,9 @@ impl Transport {
     /// What `f` says, or [`Closed`](crate::Closed).
     #[doc(alias = "get_extra_info")]
     pub fn with_socket<R>(&self, f: impl FnOnce(&socket2::SockRef<'_>) -> io::Result<R>) -> io::Result<R> {
-        let stream = self.state.stream().ok_or(Closed::new("the transport"))?;
-        stream.descriptor.with(|fd| control::options(fd, f))
+        let below = self.state.below().ok_or(Closed::new("the transport"))?;
+        let base = below.base().ok_or(io::ErrorKind::Unsupported)?;
+        base.descriptor.with(|fd| control::options(fd, f))
     }
 
     /// How many bytes were written that the kernel has not taken yet.
@@ -353,10 +431,18 @@ impl Eq for Transport {}
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport")
-            .field("stream", &self.state.stream())
+            .field("peername", &self.peername())
             .field("closing", &self.is_closing())
             .field("reading", &self.is_reading())
             .field("limits", &self.write_buffer_limits())
             .finish_non_exhaustive()
+    }
+}
+
+impl TypedAttributeProvider for Transport {
+    /// What is known of the socket, and of TLS: everything that asyncio's `get_extra_info` tells, as long as the
+    /// connection is not over; also in `connection_lost`.
+    fn extra_attributes(&self) -> Attributes<'_> {
+        self.state.below().map_or_else(Attributes::new, |below| below.attributes())
     }
 }

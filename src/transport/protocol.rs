@@ -13,11 +13,13 @@ use crate::transport::Transport;
 /// What is told of a connection of a stream: that it is made, what comes, that it is lost.
 ///
 /// `connection_made` comes first, then `data_received` any number of times, then perhaps `eof_received`, and last, exactly
-/// once, `connection_lost`. They are called by the loop, none inside of another one; but `pause_writing` is called from
+/// once, `connection_lost`; a loop that is closed before drops its connections without a word, as asyncio's does (at the end
+/// of [`run`](crate::run) each is told). They are called by the loop, none inside of another one; but `pause_writing` is called from
 /// inside of [`Transport::write`], and so while another one runs. That is why all of them take `&self`.
 ///
 /// A panic in `data_received` or `eof_received` ends the connection: it is aborted, and `connection_lost` is told of it. A
-/// panic in the others leaves it as it is. The exception handler of the loop hears of all of them.
+/// panic in the others leaves it as it is. The exception handler of the loop hears of all of them, and of which transport:
+/// [`about`](crate::event_loop::ExceptionContext::about).
 ///
 /// # Examples
 /// ```
@@ -53,7 +55,8 @@ pub trait Protocol: 'static {
         drop(data);
     }
 
-    /// The peer sends no more. With true the connection stays open for writing; with false the transport closes.
+    /// The peer sends no more. With true the connection stays open for writing; with false the transport closes. Over TLS and
+    /// of pipes it closes in any case: see [`Transport::can_write_eof`].
     fn eof_received(&self) -> bool {
         false
     }

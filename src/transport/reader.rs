@@ -156,6 +156,12 @@ impl StreamReader {
         bytes
     }
 
+    /// Takes everything there is.
+    #[cfg(feature = "tls")]
+    pub(super) fn take_all(&self) -> Vec<u8> {
+        self.take(self.len()).into()
+    }
+
     fn resume(&self) {
         if self.state.is_paused.replace(false)
             && let Some(transport) = self.state.transport.borrow().clone()

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,11 +23,15 @@ use crate::net::{IpVersion, TcpListener, UnixListener};
 use crate::op::run_in_pool;
 use crate::runtime::LoopHandle;
 use crate::runtime::core::{self, Core};
+use crate::runtime::exception::{ExceptionKind, Panicked};
 use crate::sync::Event;
 use crate::transport::address::SocketAddress;
+use crate::transport::below::Below;
 use crate::transport::protocol::{AnyProtocol, IntoProtocol};
 use crate::transport::pump::begin;
-use crate::transport::report::{accept_failed, call};
+use crate::transport::report::report;
+#[cfg(feature = "tls")]
+use crate::transport::tls::Tls;
 
 /// Connections that the kernel holds before they are accepted, as asyncio has it.
 const BACKLOG: u32 = 100;
@@ -78,6 +83,8 @@ impl ServerListener {
 
 struct State {
     factory: Box<dyn Fn() -> AnyProtocol>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     backlog: i32,
     handle: LoopHandle,
     /// Those that nobody accepts from yet.
@@ -92,11 +99,51 @@ struct State {
 }
 
 impl State {
+    fn make_protocol(self: &Rc<Self>) -> Option<AnyProtocol> {
+        catch_unwind(AssertUnwindSafe(|| (self.factory)()))
+            .map_err(|payload| {
+                let error = Panicked::new(payload);
+                report(
+                    &self.server(),
+                    ExceptionKind::Panicked,
+                    "the protocol factory of a server failed",
+                    error,
+                );
+            })
+            .ok()
+    }
+
+    fn server(self: &Rc<Self>) -> Server {
+        Server { state: self.clone() }
+    }
+
     /// A connection came.
-    fn serve(&self, stream: Rc<Shared>) {
-        match call("the protocol factory", || (self.factory)()) {
-            Ok(protocol) => drop(begin(stream, protocol, None)),
-            Err(_) => stream.drop_handle(),
+    fn serve(self: &Rc<Self>, stream: Rc<Shared>) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.clone() {
+            let server = self.clone();
+            return start_one(async move { server.shake_hands(tls, stream).await });
+        }
+        self.attach(stream.into());
+    }
+
+    #[cfg(feature = "tls")]
+    async fn shake_hands(self: Rc<Self>, tls: Tls, stream: Rc<Shared>) {
+        match tls.on_top_of(stream.into(), &[]).await {
+            Ok(below) => self.attach(below),
+            // Anybody can bring that about, so it is no news but for who looks for something.
+            Err(error) if core::current().exceptions.debug.get() => {
+                let message = "the TLS handshake of a connection to a server failed";
+                report(&self.server(), ExceptionKind::Other, message, error);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn attach(self: &Rc<Self>, below: Below) {
+        match self.make_protocol() {
+            Some(protocol) => drop(begin(below, protocol, None)),
+            None => below.leave(),
         }
     }
 
@@ -111,7 +158,10 @@ impl State {
             match accepted.await {
                 Some(Ok(stream)) => self.serve(stream),
                 // Out of descriptors or memory: the next accept waits a little.
-                Some(Err(error)) if !is_over(&error) => accept_failed(error),
+                Some(Err(error)) if !is_over(&error) => {
+                    let message = "a server cannot accept connections for now";
+                    report(&self.server(), ExceptionKind::Other, message, error);
+                }
                 Some(Err(_)) | None => break,
             }
         }
@@ -319,6 +369,8 @@ struct Asked {
     options: ListenOptions,
     version: Option<IpVersion>,
     starts: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 /// The future of [`create_server`] and [`create_unix_server`].
@@ -342,6 +394,8 @@ impl CreateServer {
             options,
             version: None,
             starts: true,
+            #[cfg(feature = "tls")]
+            tls: None,
         }))
     }
 
@@ -377,6 +431,14 @@ impl CreateServer {
     /// As [`TcpListenerBuilder::reuse_port`](crate::net::TcpListenerBuilder::reuse_port). Default: no.
     pub fn reuse_port(self, on: bool) -> Self {
         Self(self.0.set(|asked| asked.options.reuse_port = on))
+    }
+
+    /// Speaks TLS. The protocol of a connection is made when its handshake is done; one that fails or takes too long closes
+    /// the connection, and is told to the exception handler in debug mode only.
+    #[cfg(feature = "tls")]
+    #[doc(alias = "ssl")]
+    pub fn tls(self, tls: Tls) -> Self {
+        Self(self.0.set(|asked| asked.tls = Some(tls)))
     }
 
     /// Whether connections are accepted at once. Else they are refused until [`Server::start_serving`] or
@@ -431,6 +493,8 @@ async fn create(asked: Asked) -> io::Result<Server> {
     };
     let state = State {
         factory: asked.factory,
+        #[cfg(feature = "tls")]
+        tls: asked.tls,
         backlog: asked.options.backlog,
         handle: LoopHandle::of(&asked.core),
         addresses: listeners.iter().filter_map(address).collect(),
@@ -448,7 +512,7 @@ async fn create(asked: Asked) -> io::Result<Server> {
 }
 
 /// Removes a socket that an earlier server has left at `path`.
-async fn remove_socket(driver: &Rc<Driver>, path: PathBuf) -> io::Result<()> {
+pub(super) async fn remove_socket(driver: &Rc<Driver>, path: PathBuf) -> io::Result<()> {
     let remove = move || {
         use std::os::unix::fs::FileTypeExt;
         match std::fs::metadata(&path) {

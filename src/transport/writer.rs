@@ -14,6 +14,8 @@ use crate::sync::Event;
 use crate::transport::handle::Transport;
 use crate::transport::protocol::Protocol;
 use crate::transport::reader::{StreamReader, again};
+#[cfg(feature = "tls")]
+use crate::transport::tls::{Tls, start_tls};
 
 type Connected = Box<dyn FnOnce(StreamReader, StreamWriter)>;
 
@@ -80,6 +82,11 @@ impl StreamReaderProtocol {
             error: RefCell::default(),
         };
         Self { link: Rc::new(link) }
+    }
+
+    /// Its transport has told somebody else to pause already.
+    pub(super) fn clear_room(&self) {
+        self.link.room.clear();
     }
 
     /// The writing side of `transport`, whose protocol this is.
@@ -201,6 +208,20 @@ impl StreamWriter {
             link.room.wait().await?;
             link.error.borrow().as_ref().map_or(Ok(()), |error| Err(again(error)))
         }
+    }
+
+    /// Goes on with TLS; see [`Transport::start_tls`]. What the reader holds and nobody has read counts as TLS: a peer that
+    /// sends something in plain behind its last word in plain is not believed.
+    ///
+    /// # Cancel safety
+    /// *May have happened*, and the connection is closed.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(&self, tls: Tls) -> impl Future<Output = io::Result<()>> + use<> {
+        let (reader, state) = (self.link.reader.clone(), self.transport.state.clone());
+        async move { start_tls(state, tls, reader.take_all()).await }
     }
 
     /// Sends what was written, then closes.

@@ -95,12 +95,41 @@ class Buffered(Common, asyncio.BufferedProtocol):
         self.run.react("data")
 
 
+class Datagram(Common, asyncio.DatagramProtocol):
+    def datagram_received(self, data, source):
+        self.run.record(self.prefix, "datagram", len(data))
+        self.run.react("datagram")
+
+    def error_received(self, error):
+        self.run.record(self.prefix, "error", kind(error))
+        self.run.react("error")
+
+
 def text(word):
     return word.replace("\\n", "\n").encode()
 
 
 def quoted(data):
     return '"' + data.decode().replace("\n", "\\n") + '"'
+
+
+class Pipe:
+    """The end of a pipe that a transport does not have, with the methods of a socket."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        os.set_blocking(fd, False)
+
+    def sendall(self, data):
+        os.write(self.fd, data)
+
+    def recv(self, count):
+        return os.read(self.fd, count)
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
 
 
 READS = "read", "readexactly", "readline", "readuntil", "drain", "wait_closed"
@@ -111,6 +140,7 @@ class Run:
         self.options, self.reactions = options, reactions
         self.events, self.counts, self.total = [], {}, 0
         self.transport, self.peer, self.server, self.room = None, None, None, 65536
+        self.target = None
         self.tasks, self.waiting, self.reader, self.writer = [], None, None, None
 
     def record(self, prefix, *words):
@@ -151,6 +181,9 @@ class Run:
                 transport.write(bytes(int(words[0])))
             case "writelines":
                 transport.writelines([bytes(int(word)) for word in words])
+            case "sendto":
+                target = ("127.0.0.1", 9) if words[1:] == ("elsewhere",) else self.target
+                transport.sendto(bytes(int(words[0])), target)
             case "write_eof" | "close" | "abort":
                 getattr(transport, name)()
             case "pause" | "resume":
@@ -307,6 +340,25 @@ class Run:
             else:
                 self.server = await loop.create_server(factory, "127.0.0.1", 0, start_serving=starts)
                 self.address = self.server.sockets[0].getsockname()
+            return
+        if "datagram" in self.options:
+            self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.peer.bind(("127.0.0.1", 0))
+            name = self.peer.getsockname()
+            where = {"remote_addr": name} if "connected" in self.options else {"local_addr": ("127.0.0.1", 0)}
+            transport, _ = await loop.create_datagram_endpoint(lambda: Datagram(self), **where)
+            self.peer.connect(transport.get_extra_info("sockname"))
+            self.peer.setblocking(False)
+            self.target = None if "connected" in self.options else name
+            return
+        if "pipe_in" in self.options or "pipe_out" in self.options:
+            read, write = os.pipe()
+            if "pipe_in" in self.options:
+                self.peer = Pipe(write)
+                await loop.connect_read_pipe(factory, os.fdopen(read, "rb", 0))
+            else:
+                self.peer = Pipe(read)
+                await loop.connect_write_pipe(factory, os.fdopen(write, "wb", 0))
             return
         if "unix" in self.options:
             ours, self.peer = socket.socketpair()

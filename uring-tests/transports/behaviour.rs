@@ -369,7 +369,12 @@ fn the_exception_handler_hears_of_each_callback_that_fails(cx: Cx) {
             Ok::<_, io::Error>(())
         });
         ran.expect("the loop runs").expect("it works");
-        let expected = format!("a protocol failed: {callback} panicked: as it was asked");
+        let expected = match callback {
+            "data_received" | "eof_received" => {
+                format!("fatal error: protocol.{callback}() call failed: panicked: as it was asked")
+            }
+            _ => format!("protocol.{callback}() failed: panicked: as it was asked"),
+        };
         let heard = heard.borrow();
         assert!(matches!(&heard[..], [only] if only.starts_with(&expected)), "{callback}: {heard:?}");
     }

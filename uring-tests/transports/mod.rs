@@ -1,5 +1,11 @@
 //! Transports, protocols, servers and streams in asyncio's way.
 
+mod adapters;
 mod behaviour;
+mod datagrams;
+mod endings;
+mod pipes;
 mod recorded;
 mod scenario;
+#[cfg(feature = "tls")]
+mod tls;

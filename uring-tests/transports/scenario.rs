@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -11,13 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use proactor::buf::Chunk;
 use proactor::event_loop::call_soon;
-use proactor::net::{TcpStream, UnixStream};
+use proactor::net::{PipeReader, PipeWriter, TcpStream, UnixStream};
 use proactor::transport::{
-    Buffered, BufferedProtocol, Protocol, Server, StreamReader, StreamReaderProtocol, StreamWriter,
-    Transport, connect_accepted_socket, create_server, create_unix_server,
+    Buffered, BufferedProtocol, DatagramProtocol, DatagramTransport, Protocol, Server, SocketAddress,
+    StreamReader, StreamReaderProtocol, StreamWriter, Transport, connect_accepted_socket, connect_read_pipe,
+    connect_write_pipe, create_datagram_endpoint, create_server, create_unix_server,
 };
 use proactor::{IncompleteRead, LimitOverrun, MayBeCancelled, Task, spawn};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::harness::{patience, turns};
 
@@ -176,6 +179,31 @@ impl Protocol for Recorder {
     }
 }
 
+impl DatagramProtocol for Recorder {
+    fn connection_made(&self, transport: &DatagramTransport) {
+        self.run.datagrams.replace(Some(transport.clone()));
+        self.run.record(self.prefix, "made", "");
+        self.run.react("made");
+    }
+    fn datagram_received(&self, data: Chunk, _: SocketAddress) {
+        self.run.record(self.prefix, "datagram", &data.len().to_string());
+        self.run.react("datagram");
+    }
+    fn error_received(&self, error: io::Error) {
+        self.run.record(self.prefix, "error", kind(Some(&error)));
+        self.run.react("error");
+    }
+    fn connection_lost(&self, error: Option<io::Error>) {
+        self.is_lost(error);
+    }
+    fn pause_writing(&self) {
+        self.tell("pause");
+    }
+    fn resume_writing(&self) {
+        self.tell("resume");
+    }
+}
+
 impl BufferedProtocol for Recorder {
     fn connection_made(&self, transport: &Transport) {
         self.is_made(transport);
@@ -212,7 +240,11 @@ struct Run {
     total: Cell<usize>,
     room: Cell<usize>,
     transport: RefCell<Option<Transport>>,
-    peer: RefCell<Option<Socket>>,
+    datagrams: RefCell<Option<DatagramTransport>>,
+    /// Where datagrams go to, unless the socket is connected.
+    target: RefCell<Option<SocketAddress>>,
+    /// A socket or the end of a pipe.
+    peer: RefCell<Option<File>>,
     server: RefCell<Option<Server>>,
     address: RefCell<Option<SockAddr>>,
     tasks: RefCell<Vec<Task<()>>>,
@@ -232,6 +264,8 @@ pub(super) async fn perform(scenario: Scenario, path: PathBuf) -> io::Result<Vec
         total: Cell::new(0),
         room: Cell::new(65536),
         transport: RefCell::default(),
+        datagrams: RefCell::default(),
+        target: RefCell::default(),
         peer: RefCell::default(),
         server: RefCell::default(),
         address: RefCell::default(),
@@ -251,6 +285,9 @@ pub(super) async fn perform(scenario: Scenario, path: PathBuf) -> io::Result<Vec
     drop((run.reader.take(), run.writer.take()));
     if let Some(transport) = run.transport.take() {
         transport.abort();
+    }
+    if let Some(datagrams) = run.datagrams.take() {
+        datagrams.abort();
     }
     if let Some(server) = run.server.take() {
         server.close();
@@ -313,7 +350,40 @@ impl Run {
         self.transport.borrow().clone().expect("the connection was made")
     }
 
+    /// What is done to a transport of datagrams; false if that is nothing of it.
+    fn act_on_datagrams(&self, action: &str, words: &[&str]) -> io::Result<bool> {
+        let Some(transport) = self.datagrams.borrow().clone() else { return Ok(false) };
+        let number = |index: usize| words[index].parse::<usize>().ok();
+        match action {
+            "sendto" => {
+                let elsewhere = SocketAddress::Ip(([127, 0, 0, 1], 9).into());
+                let peer = self.target.borrow().clone();
+                let target = if words.len() > 1 { Some(elsewhere) } else { peer };
+                transport.sendto(vec![0; number(0).expect("a number")], target.as_ref())?;
+            }
+            "close" => transport.close(),
+            "abort" => transport.abort(),
+            "limits" => transport.set_write_buffer_limits(number(0), number(1))?,
+            "ask" => {
+                let limits = transport.write_buffer_limits();
+                let answer = match words[0] {
+                    "closing" => yes(transport.is_closing()).to_owned(),
+                    "peername" => yes(transport.peername().is_some()).to_owned(),
+                    "limits" => format!("{} {}", limits.low, limits.high),
+                    "size" => transport.write_buffer_size().to_string(),
+                    what => panic!("nobody knows {what}"),
+                };
+                self.record("", "ask", &format!("{} {answer}", words[0]));
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     fn act_on(&self, action: &str, words: &[&str]) -> io::Result<()> {
+        if self.act_on_datagrams(action, words)? {
+            return Ok(());
+        }
         let number = |index: usize| words[index].parse::<usize>().ok();
         let bytes = |word: &&str| vec![0_u8; word.parse().expect("a number")];
         match action {
@@ -437,11 +507,14 @@ impl Run {
                 let data = text(word.expect("a text"));
                 self.peer.borrow().as_ref().expect("a peer").write_all(&data)?;
             }
-            "eof" => self.peer.borrow().as_ref().expect("a peer").shutdown(Shutdown::Write)?,
+            "eof" => {
+                let peer = self.peer.borrow();
+                SockRef::from(peer.as_ref().expect("a peer")).shutdown(Shutdown::Write)?;
+            }
             "close" => drop(self.peer.take()),
             "reset" => {
                 let peer = self.peer.take().expect("a peer");
-                peer.set_linger(Some(Duration::ZERO))?;
+                SockRef::from(&peer).set_linger(Some(Duration::ZERO))?;
             }
             "read" | "drain" => self.peer_read(number()).await,
             _ => panic!("a peer does not {what}"),
@@ -483,7 +556,7 @@ impl Run {
         match peer.connect(self.address.borrow().as_ref().expect("an address")) {
             Ok(()) => {
                 peer.set_nonblocking(true)?;
-                self.peer.replace(Some(peer));
+                self.peer.replace(Some(File::from(OwnedFd::from(peer))));
             }
             Err(_) => self.record("", "connection", "refused"),
         }
@@ -514,6 +587,36 @@ impl Run {
         Ok(())
     }
 
+    async fn begin_datagrams(&self) -> io::Result<()> {
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        let name = peer.local_addr()?;
+        let endpoint = create_datagram_endpoint(self.recorder());
+        let (transport, _) = if self.is("connected") {
+            endpoint.remote_addr(name).await?
+        } else {
+            self.target.replace(Some(SocketAddress::Ip(name)));
+            endpoint.local_addr("127.0.0.1:0").await?
+        };
+        peer.connect(transport.sockname().and_then(SocketAddress::as_ip).expect("UDP"))?;
+        peer.set_nonblocking(true)?;
+        self.peer.replace(Some(File::from(OwnedFd::from(peer))));
+        Ok(())
+    }
+
+    async fn begin_pipe(&self) -> io::Result<()> {
+        let (reader, writer) = io::pipe()?;
+        let peer: OwnedFd = if self.is("pipe_in") {
+            drop(connect_read_pipe(self.recorder(), PipeReader::from_fd(reader)?).await?);
+            writer.into()
+        } else {
+            drop(connect_write_pipe(self.recorder(), PipeWriter::from_fd(writer)?).await?);
+            reader.into()
+        };
+        SockRef::from(&peer).set_nonblocking(true)?;
+        self.peer.replace(Some(File::from(peer)));
+        Ok(())
+    }
+
     async fn begin(&self, path: PathBuf) -> io::Result<()> {
         if self.is("server") {
             return self.serve(path).await;
@@ -524,6 +627,12 @@ impl Run {
         }
         if self.is("reader") {
             return Ok(());
+        }
+        if self.is("datagram") {
+            return self.begin_datagrams().await;
+        }
+        if self.is("pipe_in") || self.is("pipe_out") {
+            return self.begin_pipe().await;
         }
         let (ours, peer) = if self.is("unix") {
             Socket::pair(Domain::UNIX, Type::STREAM, None)?
@@ -538,7 +647,7 @@ impl Run {
             end.set_recv_buffer_size(65536)?;
         }
         peer.set_nonblocking(true)?;
-        self.peer.replace(Some(peer));
+        self.peer.replace(Some(File::from(OwnedFd::from(peer))));
         if self.is("stream") {
             let reader = self.reader();
             let factory = move || StreamReaderProtocol::new(reader);

@@ -5,7 +5,7 @@ mod closing;
 #[cfg(all(feature = "futures-io", feature = "tokio-io"))]
 mod foreign_io;
 #[cfg(feature = "tls")]
-mod tls;
+pub(crate) mod tls;
 mod traits;
 
 use std::cell::{Cell, RefCell};

@@ -6,7 +6,6 @@
 
 mod attribute;
 pub(crate) mod config;
-mod link;
 mod listener;
 pub(crate) mod session;
 mod stream;

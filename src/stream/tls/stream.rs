@@ -17,7 +17,7 @@ use crate::error::{Busy, Closed, Failed};
 use crate::fs::File;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
-use crate::stream::tls::link::Link;
+use crate::stream::link::Link;
 use crate::stream::tls::session::{PIECE, Session};
 use crate::stream::{
     AsyncResource, Attributes, ByteReceiveStream, ByteSendStream, ByteStream, PollByteStream,
@@ -27,8 +27,8 @@ use crate::sync::ResourceGuard;
 
 const BYTES: What = What(&"bytes over TLS");
 
-/// How long a close waits for the peer to say that it has ended too.
-const FAREWELL: Duration = Duration::from_secs(30);
+/// How long a close waits for the peer to say that it has ended too, where nothing else was asked for.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(30);
 
 /// The peer closed the connection below without ending TLS: what it sent may have been cut off, by an attacker perhaps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,8 @@ pub struct TlsStream<S> {
     rest: RefCell<VecDeque<Chunk>>,
     end: RefCell<Option<End>>,
     closed: Cell<bool>,
+    /// How long a close may take.
+    farewell: Duration,
     receiver: Waiter,
     /// A future waits, and others are told that it is busy.
     receive_claimed: Cell<bool>,
@@ -74,7 +76,7 @@ pub struct TlsStream<S> {
 }
 
 impl<S: ByteStream + 'static> TlsStream<S> {
-    pub(crate) fn new(stream: S, session: Session, standard_compatible: bool) -> Self {
+    pub(crate) fn new(stream: S, session: Session, standard_compatible: bool, farewell: Duration) -> Self {
         Self {
             link: Link::new(stream),
             session: RefCell::new(session),
@@ -83,6 +85,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
             rest: RefCell::default(),
             end: RefCell::default(),
             closed: Cell::new(false),
+            farewell,
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
             sending: ResourceGuard::new("sending to"),
@@ -345,7 +348,7 @@ impl<S: ByteStream> Drop for CloseBelow<'_, S> {
 }
 
 impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
-    /// Ends TLS, waits until the peer has ended it too, at most half a minute, and closes the stream below; what still
+    /// Ends TLS, waits until the peer has ended it too, at most [so long](crate::stream::tls::Wrap::shutdown_timeout), and closes the stream below; what still
     /// comes is dropped. Where it is not [standard compatible](crate::stream::tls::Wrap::standard_compatible), it does not
     /// wait for the peer.
     fn aclose(&self) -> impl Future<Output = io::Result<()>> {
@@ -359,7 +362,7 @@ impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
             let is_well = !matches!(*self.end.borrow(), Some(End::Failed(_) | End::Truncated));
             // A peer that takes nothing must not hold the stream: what is not done in time is given up, and `below`
             // closes without waiting.
-            fail_after(FAREWELL, async {
+            fail_after(self.farewell, async {
                 let ended =
                     match (is_well && !self.session.borrow().is_handshaking(), self.standard_compatible) {
                         (false, _) => Ok(()),
@@ -462,6 +465,9 @@ impl<S: ByteStream + 'static> PollByteStream for TlsStream<S> {
 
     fn write(&self, data: Bytes) -> io::Result<usize> {
         self.check_send()?;
+        if data.is_empty() {
+            return Ok(self.link.queued());
+        }
         let _sending = self.sending.enter()?; // not into the middle of what another task sends
         let (mut done, mut queued) = (0, self.put_out()?);
         while done < data.len() {

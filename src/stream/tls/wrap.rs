@@ -15,7 +15,7 @@ use crate::runtime::scope::What;
 use crate::stream::ByteStream;
 use crate::stream::tls::config::{default_client_config, server_name};
 use crate::stream::tls::session::Session;
-use crate::stream::tls::stream::TlsStream;
+use crate::stream::tls::stream::{FAREWELL, TlsStream};
 
 /// The limit of a handshake where none was given.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -63,6 +63,7 @@ pub struct Wrap<S> {
     side: Side,
     standard_compatible: bool,
     limit: Duration,
+    farewell: Duration,
     received: Vec<u8>,
 }
 
@@ -130,7 +131,14 @@ impl<S: ByteStream + 'static> TlsStream<S> {
 
 impl<S: ByteStream + 'static> Wrap<S> {
     fn new(stream: S, side: Side) -> Self {
-        Self { stream, side, standard_compatible: true, limit: LIMIT, received: Vec::new() }
+        Self {
+            stream,
+            side,
+            standard_compatible: true,
+            limit: LIMIT,
+            farewell: FAREWELL,
+            received: Vec::new(),
+        }
     }
 
     /// The configuration of a client; a server has been given one already.
@@ -157,6 +165,14 @@ impl<S: ByteStream + 'static> Wrap<S> {
         self
     }
 
+    /// How long a close may take: the sending of what is left, and the wait for the peer to end TLS too. Default: half a
+    /// minute.
+    #[doc(alias = "ssl_shutdown_timeout")]
+    pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
+        self.farewell = limit;
+        self
+    }
+
     /// Bytes of the peer's TLS that were received from the stream already: where a connection becomes a TLS one in its
     /// middle, the peer may have been quick.
     pub fn received(mut self, bytes: impl AsRef<[u8]>) -> Self {
@@ -180,7 +196,7 @@ impl<S: ByteStream + 'static> Wrap<S> {
                 Ok(session) => session,
                 Err(error) => return Err(HandshakeFailed { error, stream: self.stream }),
             };
-            let tls = TlsStream::new(self.stream, session, self.standard_compatible);
+            let tls = TlsStream::new(self.stream, session, self.standard_compatible, self.farewell);
             if !self.received.is_empty() {
                 tls.take_in(&self.received);
             }

@@ -52,12 +52,12 @@ fn roots() -> RootCertStore {
 }
 
 /// A server that is `localhost` and `127.0.0.1`.
-fn server() -> ServerConfig {
+pub(crate) fn server() -> ServerConfig {
     let (chain, key) = chain_and_key(&["localhost", "127.0.0.1"]);
     server_config(chain, key).expect("a configuration")
 }
 
-fn client() -> ClientConfig {
+pub(crate) fn client() -> ClientConfig {
     client_config(roots())
 }
 

@@ -88,6 +88,7 @@ impl<S: ByteStream + 'static> Link<S> {
         &self.stream
     }
 
+    #[cfg(feature = "tls")]
     pub(crate) fn into_stream(self) -> S {
         drop((self.receiving, self.sending));
         Rc::into_inner(self.stream).expect("only the futures that were just dropped used it too")
@@ -119,13 +120,21 @@ impl<S: ByteStream + 'static> Link<S> {
     }
 
     /// Queues bytes to be sent, and returns how many are queued now. With poll faces they are on their way at once.
-    pub(crate) fn write(&self, bytes: Vec<u8>) -> io::Result<usize> {
+    pub(crate) fn write(&self, bytes: impl Into<Bytes> + AsRef<[u8]>) -> io::Result<usize> {
         if let Some(faces) = self.stream.poll_faces() {
-            return if bytes.is_empty() { Ok(0) } else { faces.write(bytes.into()) };
+            return if bytes.as_ref().is_empty() { Ok(0) } else { faces.write(bytes.into()) };
         }
         self.check()?;
-        self.queue.borrow_mut().extend_from_slice(&bytes);
+        self.queue.borrow_mut().extend_from_slice(bytes.as_ref());
         Ok(self.left())
+    }
+
+    /// How much is queued to be sent.
+    pub(crate) fn queued(&self) -> usize {
+        match self.stream.poll_faces() {
+            Some(faces) => faces.write(Bytes::new()).unwrap_or(0),
+            None => self.left(),
+        }
     }
 
     fn check(&self) -> io::Result<()> {
