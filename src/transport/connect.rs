@@ -67,7 +67,7 @@ pub fn create_connection<P: IntoProtocol, M: FnOnce() -> P + 'static>(
     protocol_factory: M,
     addrs: impl IntoAddrs,
 ) -> CreateConnection<P, M> {
-    CreateConnection(Late::Asked((protocol_factory, Connect::tcp(addrs))))
+    CreateConnection(Late::Asked(Asked { factory: protocol_factory, connect: Connect::tcp(addrs) }))
 }
 
 /// Connects to the UNIX listener at `path` and makes a transport of it, with the protocol that `protocol_factory` makes.
@@ -87,7 +87,7 @@ pub fn create_unix_connection<P: IntoProtocol, M: FnOnce() -> P + 'static>(
     protocol_factory: M,
     path: impl AsRef<Path>,
 ) -> CreateConnection<P, M> {
-    CreateConnection(Late::Asked((protocol_factory, Connect::unix(path))))
+    CreateConnection(Late::Asked(Asked { factory: protocol_factory, connect: Connect::unix(path) }))
 }
 
 enum Place {
@@ -143,20 +143,25 @@ impl Connect {
     }
 }
 
+struct Asked<M> {
+    factory: M,
+    connect: Connect,
+}
+
 /// The future of [`create_connection`] and [`create_unix_connection`].
 #[must_use = "futures do nothing unless awaited"]
-pub struct CreateConnection<P, M>(Late<(M, Connect), io::Result<(Transport, Rc<P>)>>);
+pub struct CreateConnection<P, M>(Late<Asked<M>, io::Result<(Transport, Rc<P>)>>);
 
 impl<P, M> CreateConnection<P, M> {
     fn with(self, change: impl FnOnce(ConnectTcp) -> ConnectTcp) -> Self {
-        Self(self.0.set(|(_, connect)| connect.change(change)))
+        Self(self.0.set(|asked| asked.connect.change(change)))
     }
 
     /// Speaks TLS. The protocol is made when the handshake is done.
     #[cfg(feature = "tls")]
     #[doc(alias = "ssl")]
     pub fn tls(self, tls: Tls) -> Self {
-        Self(self.0.set(|(_, connect)| connect.tls = Some(tls)))
+        Self(self.0.set(|asked| asked.connect.tls = Some(tls)))
     }
 
     /// As [`ConnectTcp::local_addr`].
@@ -191,9 +196,7 @@ impl<P: IntoProtocol, M: FnOnce() -> P + 'static> Future for CreateConnection<P,
     type Output = io::Result<(Transport, Rc<P>)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll(cx, async |(factory, connect): (M, Connect)| {
-            attach(factory, connect.connect().await?).await
-        })
+        self.0.poll(cx, async |asked: Asked<M>| attach(asked.factory, asked.connect.connect().await?).await)
     }
 }
 

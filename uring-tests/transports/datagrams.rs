@@ -226,7 +226,6 @@ fn a_close_sends_what_is_queued_and_an_abort_does_not(cx: Cx) {
                 transport.abort();
                 assert_eq!(transport.write_buffer_size(), 0);
                 protocol.over().await;
-                assert!(theirs.receive().await.is_ok(), "what the kernel had taken");
                 continue;
             }
             transport.close();
@@ -339,8 +338,10 @@ fn an_endpoint_that_is_given_up_is_closed(cx: Cx) {
         let creating = spawn(async move { create_datagram_endpoint(Notes::default).socket(ours).await });
         creating.cancel("enough");
         assert!(creating.await.map_or(true, |made| made.is_err()));
-        until(|| theirs.write("is anybody there?").is_ok()).await;
-        assert!(theirs.flush().await.is_err(), "nobody is");
+        // It is closed a little later: until then the first few find room.
+        while theirs.send("is anybody there?").await.is_ok() {
+            turns(1).await;
+        }
         Ok::<_, io::Error>(())
     });
 }
