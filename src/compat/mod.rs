@@ -19,10 +19,14 @@
 mod async_fd;
 #[cfg(any(feature = "futures-io", feature = "tokio-io"))]
 mod foreign_io;
+#[cfg(any(feature = "futures-io", feature = "tokio-io"))]
+mod foreign_stream;
 
 pub use async_fd::{AsyncFd, ReadyGuard};
 #[cfg(any(feature = "futures-io", feature = "tokio-io"))]
 pub use foreign_io::ForeignIo;
+#[cfg(any(feature = "futures-io", feature = "tokio-io"))]
+pub use foreign_stream::ForeignStream;
 
 use std::cell::RefCell;
 use std::fmt;

@@ -4,6 +4,8 @@ mod buffered;
 mod closing;
 #[cfg(all(feature = "futures-io", feature = "tokio-io"))]
 mod foreign_io;
+#[cfg(all(feature = "futures-io", feature = "tokio-io", feature = "tls"))]
+mod foreign_stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 mod traits;
