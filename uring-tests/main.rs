@@ -17,6 +17,7 @@ mod event_loop;
 mod exceptions;
 mod faces;
 mod faults;
+mod file_streams;
 mod foreign_loops;
 mod futures;
 mod harness;

@@ -1,4 +1,8 @@
-//! Files, read and written at offsets.
+//! Files, read and written at offsets, or as streams.
+
+mod stream;
+
+pub use stream::{FileReadStream, FileStreamAttribute, FileWriteStream};
 
 use std::ffi::CString;
 use std::future::Future;
