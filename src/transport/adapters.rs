@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::buf::{Chunk, IoBuf};
-use crate::error::{Closed, Failed};
+use crate::error::{Closed, Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::stream::link::Link;
 use crate::stream::{
@@ -21,7 +21,7 @@ use crate::sync::ResourceGuard;
 use crate::transport::below::{Below, Carrier};
 use crate::transport::connect::attach;
 use crate::transport::handle::Transport;
-use crate::transport::protocol::IntoProtocol;
+use crate::transport::protocol::{IntoProtocol, Protocol};
 use crate::transport::reader::{STREAM_LIMIT, StreamReader};
 use crate::transport::writer::{StreamReaderProtocol, StreamWriter};
 
@@ -207,8 +207,11 @@ impl Transport {
         if self.state.is_at_eof.get() || self.is_closing() {
             reader.feed_eof();
         }
-        if self.state.is_writing_paused.get() {
+        if self.state.course.is_writing_paused.get() {
             protocol.clear_room();
+        }
+        if self.state.course.is_over() {
+            protocol.connection_lost(None); // nobody else tells it
         }
         self.set_protocol(protocol.clone());
         self.resume_reading();
@@ -255,7 +258,11 @@ impl ByteReceiveStream for TransportStream {
             let read = self.reader.read(PIECE).await;
             // A close tells whoever waits here.
             self.check_open()?;
-            let data = read?;
+            let data = match read {
+                // What came before the connection broke is received first.
+                Err(error) if !error.is_cancelled() => self.reader.take_left().ok_or(error)?,
+                read => read?,
+            };
             Ok(if data.is_empty() { None } else { Some(Chunk::from(Vec::from(data))) })
         }
     }

@@ -1,10 +1,8 @@
 //! Datagram sockets whose events go to a protocol.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -14,15 +12,13 @@ use crate::buf::Chunk;
 use crate::driver::control;
 use crate::error::Closed;
 use crate::net::messages::Messages;
-use crate::net::serve::start_one;
 use crate::net::{DatagramFamily, DatagramSocket, Message, Udp, UdpSocket, UnixDatagram, UnixDatagrams};
 use crate::runtime::contain;
 use crate::runtime::scope::What;
-use crate::runtime::wait::{Waiter, check};
 use crate::stream::{Attributes, TypedAttributeProvider};
 use crate::sync::Event;
 use crate::transport::address::SocketAddress;
-use crate::transport::handle::Life;
+use crate::transport::course::{Course, Moved, is_made, run};
 use crate::transport::limits::WriteBufferLimits;
 use crate::transport::report::call;
 
@@ -126,16 +122,10 @@ fn receive<F: DatagramFamily>(
 }
 
 struct State {
+    course: Course,
     /// `None` when it is over.
     socket: RefCell<Option<Rc<EndpointSocket>>>,
     protocol: RefCell<Option<Rc<dyn DatagramProtocol>>>,
-    life: RefCell<Life>,
-    limits: Cell<WriteBufferLimits>,
-    is_writing_paused: Cell<bool>,
-    pump: Waiter,
-    sockname: Option<SocketAddress>,
-    /// Whom the socket is connected to, if that has a name.
-    peername: Option<SocketAddress>,
     is_connected: bool,
 }
 
@@ -148,31 +138,9 @@ impl State {
         self.protocol.borrow().clone()
     }
 
-    fn is_lost(&self) -> bool {
-        matches!(&*self.life.borrow(), Life::Lost(_) | Life::Over)
-    }
-
-    fn is_closing(&self) -> bool {
-        !matches!(&*self.life.borrow(), Life::Open)
-    }
-
     fn queued(&self) -> usize {
-        self.socket().filter(|_| !self.is_lost()).map_or(0, |socket| socket.messages().sends.bytes())
-    }
-
-    fn force_close(&self, error: Option<io::Error>) {
-        if !self.is_lost() {
-            *self.life.borrow_mut() = Life::Lost(error);
-            self.pump.wake();
-        }
-    }
-
-    /// It is over: lets go of the socket and the protocol.
-    fn leave(&self) {
-        *self.life.borrow_mut() = Life::Over;
-        let (socket, protocol) = (self.socket.take(), self.protocol.take());
-        drop(socket);
-        contain(|| drop(protocol));
+        let socket = self.socket().filter(|_| !self.course.is_lost());
+        socket.map_or(0, |socket| socket.messages().sends.bytes())
     }
 }
 
@@ -198,47 +166,47 @@ impl DatagramTransport {
             None if !state.is_connected => return invalid("the socket is connected to nobody: where to?"),
             Some(target)
                 if state.is_connected
-                    && !state.peername.as_ref().is_some_and(|peer| peer.is_same(target)) =>
+                    && !state.course.peername.as_ref().is_some_and(|peer| peer.is_same(target)) =>
             {
                 return invalid("the socket is connected to another address");
             }
             _ if state.is_connected => None,
             target => target,
         };
-        let Some(socket) = state.socket().filter(|_| !state.is_closing()) else { return Ok(()) };
+        let Some(socket) = state.socket().filter(|_| !state.course.is_closing()) else { return Ok(()) };
         socket.write(data.into(), target)?;
-        state.pump.wake();
+        state.course.pump.wake();
         self.pause_if_above();
         Ok(())
     }
 
     fn pause_if_above(&self) {
         let state = &self.state;
-        if state.queued() <= state.limits.get().high || state.is_writing_paused.replace(true) {
+        if !state.course.begins_to_pause(state.queued()) {
             return;
         }
         if let Some(protocol) = state.protocol() {
             let _ = call(self, "pause_writing", || protocol.pause_writing());
         }
-        state.pump.wake();
+        state.course.pump.wake();
     }
 
     /// Sends what is queued, then closes; the protocol is told by `connection_lost(None)`. Nothing is received any more.
     pub fn close(&self) {
-        if !self.state.is_closing() {
-            *self.state.life.borrow_mut() = Life::Closing;
-            self.state.pump.wake();
+        let state = &self.state;
+        if !state.course.is_closing() {
+            state.course.close(state.queued() == 0);
         }
     }
 
     /// Closes at once; what was not sent yet is lost. The protocol is told by `connection_lost(None)`.
     pub fn abort(&self) {
-        self.state.force_close(None);
+        self.state.course.lose(None);
     }
 
     /// Whether it is closing, or closed.
     pub fn is_closing(&self) -> bool {
-        self.state.is_closing()
+        self.state.course.is_closing()
     }
 
     /// The protocol; `None` when it is over.
@@ -249,7 +217,7 @@ impl DatagramTransport {
 
     /// Gives the socket another protocol, which is told of everything from now on.
     pub fn set_protocol<P: DatagramProtocol>(&self, protocol: Rc<P>) {
-        if !matches!(&*self.state.life.borrow(), Life::Over) {
+        if !self.state.course.is_over() {
             let before = self.state.protocol.replace(Some(protocol));
             drop(before); // user code, with nothing borrowed
         }
@@ -258,13 +226,13 @@ impl DatagramTransport {
     /// The address of this side.
     #[doc(alias = "get_extra_info")]
     pub fn sockname(&self) -> Option<&SocketAddress> {
-        self.state.sockname.as_ref()
+        self.state.course.sockname.as_ref()
     }
 
     /// Whom the socket is connected to, if it is.
     #[doc(alias = "get_extra_info")]
     pub fn peername(&self) -> Option<&SocketAddress> {
-        self.state.peername.as_ref()
+        self.state.course.peername.as_ref()
     }
 
     /// Reads or sets any option of the socket, synchronously.
@@ -286,7 +254,7 @@ impl DatagramTransport {
     /// When the protocol is told to pause and to go on.
     #[doc(alias = "get_write_buffer_limits")]
     pub fn write_buffer_limits(&self) -> WriteBufferLimits {
-        self.state.limits.get()
+        self.state.course.limits.get()
     }
 
     /// As [`Transport::set_write_buffer_limits`](crate::transport::Transport::set_write_buffer_limits).
@@ -294,9 +262,9 @@ impl DatagramTransport {
     /// # Errors
     /// If the low mark is above the high one.
     pub fn set_write_buffer_limits(&self, high: Option<usize>, low: Option<usize>) -> io::Result<()> {
-        self.state.limits.set(WriteBufferLimits::new(high, low)?);
+        self.state.course.limits.set(WriteBufferLimits::new(high, low)?);
         self.pause_if_above();
-        self.state.pump.wake();
+        self.state.course.pump.wake();
         Ok(())
     }
 }
@@ -341,93 +309,70 @@ pub(super) async fn start(
         Ok((name(control::local_address(fd)), (name(peer), is_connected)))
     });
     let (sockname, (peername, is_connected)) = names?;
-    let state = Rc::new(State {
+    let state = State {
+        course: Course::new((sockname, peername)),
         socket: RefCell::new(Some(Rc::new(socket))),
         protocol: RefCell::new(Some(protocol)),
-        life: RefCell::default(),
-        limits: Cell::default(),
-        is_writing_paused: Cell::new(false),
-        pump: Waiter::new(),
-        sockname,
-        peername,
         is_connected,
-    });
-    let (transport, made) = (DatagramTransport { state }, Event::new());
-    start_one(Pump { transport: transport.clone(), made: Some(made.clone()) });
-    match made.wait().await {
-        Ok(()) => Ok(transport),
-        Err(cancelled) => {
-            transport.abort();
-            Err(cancelled.into())
-        }
-    }
+    };
+    let (transport, made) = (DatagramTransport { state: Rc::new(state) }, Event::new());
+    run(Endpoint { transport: transport.clone() }, Some(made.clone()));
+    is_made(made, || transport.abort()).await?;
+    Ok(transport)
 }
 
-/// What moves a transport: see `pump`.
-struct Pump {
+/// What is moved of a datagram socket.
+struct Endpoint {
     transport: DatagramTransport,
-    /// Until it was begun.
-    made: Option<Event>,
 }
 
-const SOCKET: What = What(&"a datagram socket of a transport");
-
-impl Future for Pump {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let state = this.transport.state.clone();
-        if let Err(cancelled) = ready!(check(cx)) {
-            state.force_close(Some(cancelled.into()));
-        }
-        state.pump.register_for(cx, SOCKET);
-        // What ended it in this poll is told in the next one.
-        let lost = match &mut *state.life.borrow_mut() {
-            Life::Lost(error) => Some(error.take()),
-            _ => None,
-        };
-        if let Some(made) = this.made.take() {
-            this.tell("connection_made", |protocol| protocol.connection_made(&this.transport));
-            made.set();
-        }
-        if let Some(error) = lost {
-            this.end(error);
-        }
-        while this.step(cx).is_ready() {}
-        if matches!(&*state.life.borrow(), Life::Over) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-impl Pump {
+impl Endpoint {
     fn tell(&self, callback: &'static str, f: impl FnOnce(&dyn DatagramProtocol)) {
         if let Some(protocol) = self.transport.state.protocol() {
             let _ = call(&self.transport, callback, || f(&*protocol));
         }
     }
 
-    fn end(&self, error: Option<io::Error>) {
-        let state = &self.transport.state;
-        // From here on nothing is sent and nobody is told anything.
-        *state.life.borrow_mut() = Life::Lost(None);
-        self.tell("connection_lost", |protocol| protocol.connection_lost(error));
-        state.leave();
-    }
-
     fn error(&self, error: io::Error) {
         // Not the kernel's word on a datagram: the loop closes.
         if error.raw_os_error().is_none() {
-            return self.transport.state.force_close(Some(error));
+            return self.force_close(Some(error));
         }
         self.tell("error_received", |protocol| protocol.error_received(error));
     }
+}
 
-    /// Does one thing if there is one to be done.
-    fn step(&self, cx: &mut Context<'_>) -> Poll<()> {
+impl Moved for Endpoint {
+    const WHAT: What = What(&"a datagram socket of a transport");
+
+    fn course(&self) -> &Course {
+        &self.transport.state.course
+    }
+
+    fn force_close(&self, error: Option<io::Error>) {
+        self.course().lose(error);
+    }
+
+    fn connection_made(&mut self) {
+        self.tell("connection_made", |protocol| protocol.connection_made(&self.transport));
+    }
+
+    fn connection_lost(&mut self, error: Option<io::Error>) {
+        self.tell("connection_lost", |protocol| protocol.connection_lost(error));
+    }
+
+    fn leave(&mut self) {
         let state = &self.transport.state;
-        state.pump.register_for(cx, SOCKET);
-        let Some(socket) = state.socket().filter(|_| !state.is_lost()) else { return Poll::Pending };
-        if !state.is_closing()
+        let before = state.course.over();
+        let (socket, protocol) = (state.socket.take(), state.protocol.take());
+        drop(socket);
+        contain(|| drop((before, protocol))); // what is the program's
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.transport.state.clone();
+        let Some(socket) = state.socket() else { return Poll::Pending };
+        if !state.course.is_closing()
             && let Poll::Ready(received) = socket.poll_receive(cx)
         {
             match received {
@@ -443,24 +388,15 @@ impl Pump {
             self.error(error);
             return Poll::Ready(());
         }
-        if state.is_writing_paused.get() && state.queued() <= state.limits.get().low {
-            state.is_writing_paused.set(false);
+        if state.course.is_writing_paused.get() && state.queued() <= state.course.limits.get().low {
+            state.course.is_writing_paused.set(false);
             self.tell("resume_writing", |protocol| protocol.resume_writing());
             return Poll::Ready(());
         }
-        if state.is_closing() && flushed.is_ready() {
+        if state.course.is_closing() && flushed.is_ready() {
             self.end(None);
             return Poll::Ready(());
         }
         Poll::Pending
-    }
-}
-
-impl Drop for Pump {
-    /// The loop was closed under it.
-    fn drop(&mut self) {
-        if !matches!(&*self.transport.state.life.borrow(), Life::Over) {
-            self.transport.state.leave();
-        }
     }
 }

@@ -15,22 +15,10 @@ use crate::runtime::wait::Waiter;
 use crate::stream::{Attributes, TypedAttributeProvider};
 use crate::transport::address::SocketAddress;
 use crate::transport::below::{Below, Way};
+use crate::transport::course::Course;
 use crate::transport::limits::WriteBufferLimits;
 use crate::transport::protocol::{AnyProtocol, IntoProtocol};
 use crate::transport::report::call;
-
-/// How far a connection is.
-#[derive(Default)]
-pub(super) enum Life {
-    #[default]
-    Open,
-    /// Closed when everything is sent that was written.
-    Closing,
-    /// The protocol is to be told that it is lost, in a turn of its own.
-    Lost(Option<io::Error>),
-    /// The protocol was told.
-    Over,
-}
 
 /// The end of what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +30,12 @@ pub(super) enum Eof {
 }
 
 pub(super) struct State {
+    pub(super) course: Course,
     /// `None` when the connection is over (who keeps a transport does not keep the socket open), and while something
     /// else is put on top of it.
     below: RefCell<Option<Below>>,
     pub(super) protocol: RefCell<Option<AnyProtocol>>,
-    pub(super) life: RefCell<Life>,
-    pub(super) limits: Cell<WriteBufferLimits>,
     pub(super) is_reading_paused: Cell<bool>,
-    pub(super) is_writing_paused: Cell<bool>,
     /// The peer sends no more, and the protocol keeps the connection open.
     pub(super) is_at_eof: Cell<bool>,
     /// Of what carries the bytes.
@@ -59,42 +45,34 @@ pub(super) struct State {
     pub(super) is_switched: Cell<bool>,
     /// What the transport stands on has changed, or is being changed.
     pub(super) is_moved: Cell<bool>,
-    /// Wakes whoever puts something on top, if the connection is lost meanwhile.
-    pub(super) starter: Waiter,
+    /// Wakes whoever uses what carries the bytes beside the pump, if the connection is lost meanwhile: who puts TLS on top,
+    /// or sends a file over a stream.
+    pub(super) outsider: Waiter,
     /// What came and found no room in a buffer of the protocol.
     pub(super) rest: Cell<Option<Chunk>>,
     /// Files that are being sent.
     pub(super) files: Cell<usize>,
     /// What was written behind a file that is read and written piece by piece.
     held: RefCell<Vec<Bytes>>,
-    /// Wakes the pump when somebody else changed something.
-    pub(super) pump: Waiter,
-    sockname: Option<SocketAddress>,
-    peername: Option<SocketAddress>,
 }
 
 impl State {
     pub(super) fn new(below: Below, protocol: AnyProtocol) -> Rc<Self> {
-        let ((sockname, peername), can_write_eof) = (below.names(), below.can_write_eof());
+        let (course, can_write_eof) = (Course::new(below.names()), below.can_write_eof());
         Rc::new(Self {
+            course,
             below: RefCell::new(Some(below)),
             protocol: RefCell::new(Some(protocol)),
-            life: RefCell::default(),
-            limits: Cell::default(),
             is_reading_paused: Cell::new(false),
-            is_writing_paused: Cell::new(false),
             is_at_eof: Cell::new(false),
             can_write_eof: Cell::new(can_write_eof),
             eof: Cell::new(Eof::No),
             is_switched: Cell::new(false),
             is_moved: Cell::new(false),
-            starter: Waiter::new(),
+            outsider: Waiter::new(),
             rest: Cell::default(),
             files: Cell::new(0),
             held: RefCell::default(),
-            pump: Waiter::new(),
-            sockname,
-            peername,
         })
     }
 
@@ -110,38 +88,39 @@ impl State {
         received.extend_from_slice(self.rest.take().as_deref().unwrap_or_default());
         let below = self.below.take();
         self.is_moved.set(true);
-        self.pump.wake();
+        self.course.pump.wake();
         (below, received)
     }
 
     /// From now on this carries the bytes. Gives it back if the connection is lost.
     #[cfg(feature = "tls")]
     pub(super) fn set_below(&self, below: Below) -> Result<(), Below> {
-        if self.is_closing() {
+        if self.course.is_closing() {
             return Err(below);
         }
         self.can_write_eof.set(below.can_write_eof());
         self.below.replace(Some(below));
         self.is_moved.set(true);
-        self.pump.wake();
+        self.course.pump.wake();
         Ok(())
     }
 
     /// The connection is over: lets go of the socket and the protocol.
     pub(super) fn leave(&self) {
-        *self.life.borrow_mut() = Life::Over;
+        // Errors and protocols are the program's, and dropped with nothing borrowed.
+        let before = self.course.over();
         let protocol = self.protocol.take();
         if let Some(below) = self.below.take() {
             below.leave();
         }
-        drop(self.rest.take());
-        contain(|| drop(protocol));
+        drop((self.rest.take(), self.held.take()));
+        contain(|| drop((before, protocol)));
     }
 
     /// Bytes that were written and that the kernel has not taken.
     fn queued(&self) -> usize {
         let held: usize = self.held.borrow().iter().map(Bytes::len).sum();
-        held + self.below().filter(|_| !self.is_lost()).map_or(0, |below| below.queued())
+        held + self.below().filter(|_| !self.course.is_lost()).map_or(0, |below| below.queued())
     }
 
     /// Whether everything is sent that was written, and nothing is on its way.
@@ -149,30 +128,9 @@ impl State {
         self.files.get() == 0 && self.below().is_none_or(|below| below.is_idle())
     }
 
-    /// Whether nothing is sent or received any more.
-    pub(super) fn is_lost(&self) -> bool {
-        matches!(&*self.life.borrow(), Life::Lost(_) | Life::Over)
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        matches!(&*self.life.borrow(), Life::Over)
-    }
-
-    /// Why the connection is lost, if that is to be told.
-    pub(super) fn take_lost(&self) -> Option<Option<io::Error>> {
-        match &mut *self.life.borrow_mut() {
-            Life::Lost(error) => Some(error.take()),
-            _ => None,
-        }
-    }
-
     /// Whether the protocol is given nothing for now, or ever.
     pub(super) fn is_deaf(&self) -> bool {
-        self.is_closing() || self.is_reading_paused.get() || self.is_at_eof.get()
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        !matches!(&*self.life.borrow(), Life::Open)
+        self.course.is_closing() || self.is_reading_paused.get() || self.is_at_eof.get()
     }
 
     pub(super) fn protocol(&self) -> Option<AnyProtocol> {
@@ -181,42 +139,37 @@ impl State {
 
     /// Sends what was written, then the connection is over.
     pub(super) fn close(&self) {
-        if self.is_closing() {
+        if self.course.is_closing() {
             return;
         }
         let Some(below) = self.below() else { return self.force_close(None) };
         below.stop_receiving();
-        // A protocol that was told to pause is told that all is sent, before the end.
-        let is_over = self.is_sent() && !self.is_writing_paused.get();
-        *self.life.borrow_mut() = if is_over { Life::Lost(None) } else { Life::Closing };
-        self.pump.wake();
+        self.course.close(self.is_sent());
     }
 
     /// The connection is over now; what was not sent is dropped.
     pub(super) fn force_close(&self, error: Option<io::Error>) {
-        if self.is_lost() {
+        if !self.course.lose(error) {
             return;
         }
-        *self.life.borrow_mut() = Life::Lost(error);
         if let Some(below) = self.below() {
             below.stop_receiving();
             below.clear();
         }
         self.held.take();
-        self.starter.wake();
-        self.pump.wake();
+        self.outsider.wake();
     }
 
     /// Tells the protocol to pause if more is queued than it should be.
     fn pause_if_above(self: &Rc<Self>) {
-        if self.queued() <= self.limits.get().high || self.is_writing_paused.replace(true) {
+        if !self.course.begins_to_pause(self.queued()) {
             return;
         }
         if let Some(protocol) = self.protocol() {
             let transport = Transport { state: self.clone() };
             let _ = call(&transport, "pause_writing", || protocol.pause_writing());
         }
-        self.pump.wake();
+        self.course.pump.wake();
     }
 
     /// Gives bytes to what carries them.
@@ -226,20 +179,23 @@ impl State {
                 return self.held.borrow_mut().push(bytes);
             }
             // It moves on while it is asked.
-            self.pump.wake();
+            self.course.pump.wake();
         }
-        if let Err(error) = below.write(bytes) {
-            self.force_close(Some(error));
+        match below.write(bytes) {
+            // What comes behind the goodbye of TLS is dropped, as after the end; else the close says what is wrong.
+            Err(error) if !self.course.is_closing() => self.force_close(Some(error)),
+            _ => {}
         }
     }
 
     /// A file was sent, or given up.
     pub(super) fn file_over(&self) {
         self.files.set(self.files.get() - 1);
-        if let Some(below) = self.below().filter(|_| self.files.get() == 0 && !self.is_lost()) {
+        self.outsider.clear();
+        if let Some(below) = self.below().filter(|_| self.files.get() == 0 && !self.course.is_lost()) {
             self.held.take().into_iter().for_each(|bytes| self.put(&below, bytes));
         }
-        self.pump.wake();
+        self.course.pump.wake();
     }
 }
 
@@ -272,10 +228,10 @@ impl Transport {
             let text = "nothing can be written after write_eof";
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, text));
         }
-        let below = state.below().filter(|_| !state.is_lost());
+        let below = state.below().filter(|_| !state.course.is_lost());
         match &below {
             Some(below) if below.way() == Way::In => return Err(io::ErrorKind::Unsupported.into()),
-            None if !state.is_lost() => return Err(Busy::new("starting TLS on").into()),
+            None if !state.course.is_lost() => return Err(Busy::new("starting TLS on").into()),
             _ => {}
         }
         for piece in data {
@@ -296,7 +252,7 @@ impl Transport {
     #[doc(alias = "send_eof")]
     pub fn write_eof(&self) -> io::Result<()> {
         let state = &self.state;
-        if state.is_closing() || state.eof.get() != Eof::No {
+        if state.course.is_closing() || state.eof.get() != Eof::No {
             return Ok(());
         }
         let below = state.below().ok_or(Busy::new("starting TLS on"))?;
@@ -311,7 +267,7 @@ impl Transport {
             }
             _ => {
                 state.eof.set(Eof::Asked);
-                state.pump.wake();
+                state.course.pump.wake();
             }
         }
         Ok(())
@@ -323,6 +279,7 @@ impl Transport {
     }
 
     /// Sends what was written, then closes; the protocol is told by `connection_lost(None)`. Nothing is received any more.
+    /// What is written while it sends is sent too. While TLS is being started, it is an abort.
     pub fn close(&self) {
         self.state.close();
     }
@@ -334,7 +291,7 @@ impl Transport {
 
     /// Whether it is closing, or closed.
     pub fn is_closing(&self) -> bool {
-        self.state.is_closing()
+        self.state.course.is_closing()
     }
 
     /// The protocol is given no more bytes until [`resume_reading`](Self::resume_reading). Doing it twice does nothing.
@@ -345,13 +302,13 @@ impl Transport {
     /// The protocol is given bytes again. Doing it twice does nothing.
     pub fn resume_reading(&self) {
         if self.state.is_reading_paused.replace(false) {
-            self.state.pump.wake();
+            self.state.course.pump.wake();
         }
     }
 
     /// Whether the protocol is given bytes: neither paused nor closing.
     pub fn is_reading(&self) -> bool {
-        !self.state.is_closing() && !self.state.is_reading_paused.get()
+        !self.state.course.is_closing() && !self.state.is_reading_paused.get()
     }
 
     /// The protocol that is told of the connection; `None` when it is over.
@@ -363,25 +320,25 @@ impl Transport {
     /// Gives the connection another protocol, which is told of everything from now on. (Not of `connection_made`, which
     /// has happened.)
     pub fn set_protocol<P: IntoProtocol>(&self, protocol: Rc<P>) {
-        if self.state.is_over() {
+        if self.state.course.is_over() {
             return;
         }
         let before = self.state.protocol.replace(Some(protocol.into_protocol()));
         self.state.is_switched.set(true);
-        self.state.pump.wake();
+        self.state.course.pump.wake();
         drop(before); // user code, with nothing borrowed
     }
 
     /// The address of this side.
     #[doc(alias = "get_extra_info")]
     pub fn sockname(&self) -> Option<&SocketAddress> {
-        self.state.sockname.as_ref()
+        self.state.course.sockname.as_ref()
     }
 
     /// The address of the other side, as it was when the connection was made: also after that is gone.
     #[doc(alias = "get_extra_info")]
     pub fn peername(&self) -> Option<&SocketAddress> {
-        self.state.peername.as_ref()
+        self.state.course.peername.as_ref()
     }
 
     /// Reads or sets any option of the socket, synchronously.
@@ -404,16 +361,16 @@ impl Transport {
     /// When the protocol is told to pause and to go on.
     #[doc(alias = "get_write_buffer_limits")]
     pub fn write_buffer_limits(&self) -> WriteBufferLimits {
-        self.state.limits.get()
+        self.state.course.limits.get()
     }
 
     /// Sets when the protocol is told to pause and to go on; see [`WriteBufferLimits::new`]. With zero for both it is told
-    /// to pause whenever something is queued.
+    /// to pause whenever something is queued, as everything is until the kernel has taken it, in a later turn.
     ///
     /// # Errors
     /// If the low mark is above the high one.
     pub fn set_write_buffer_limits(&self, high: Option<usize>, low: Option<usize>) -> io::Result<()> {
-        self.state.limits.set(WriteBufferLimits::new(high, low)?);
+        self.state.course.limits.set(WriteBufferLimits::new(high, low)?);
         self.state.pause_if_above();
         Ok(())
     }

@@ -1,8 +1,4 @@
-//! What moves a transport: one task, which waits for bytes and for room, and calls the protocol.
-//!
-//! The protocol is called from the ready queue of the loop, as callbacks of `call_soon` are, and with nothing borrowed.
-//! What asyncio puts off by `call_soon` happens in a later poll here: closing wakes the task, which takes it to the end of
-//! the queue.
+//! What moves a connection: receives and gives to the protocol, looks after what is sent.
 
 use std::future::Future;
 use std::io;
@@ -13,15 +9,15 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use crate::buf::Chunk;
-use crate::net::serve::start_one;
 use crate::net::shared::Shared;
 use crate::op::net::{ReceiveInto, WaitForBytes};
 use crate::runtime::scope::What;
-use crate::runtime::wait::{Ask, check};
+use crate::runtime::wait::Ask;
 use crate::stream::BoxFuture;
 use crate::sync::Event;
 use crate::transport::below::{Below, Way};
-use crate::transport::handle::{Eof, Life, State, Transport};
+use crate::transport::course::{Course, Moved, is_made, run};
+use crate::transport::handle::{Eof, State, Transport};
 use crate::transport::protocol::{AnyProtocol, BufferedProtocol};
 use crate::transport::report::{call, call_fatal};
 
@@ -29,36 +25,28 @@ use crate::transport::report::{call, call_fatal};
 pub(super) async fn start(below: Below, protocol: AnyProtocol) -> io::Result<Transport> {
     let made = Event::new();
     let transport = begin(below, protocol, Some(made.clone()));
-    match made.wait().await {
-        Ok(()) => Ok(transport),
-        Err(cancelled) => {
-            transport.abort();
-            Err(cancelled.into())
-        }
-    }
+    is_made(made, || transport.abort()).await?;
+    Ok(transport)
 }
 
 /// Starts a transport. The protocol is told of it in the next turn.
 pub(super) fn begin(below: Below, protocol: AnyProtocol, made: Option<Event>) -> Transport {
     let transport = Transport { state: State::new(below.clone(), protocol) };
-    start_one(Pump {
+    let connection = Connection {
         transport: transport.clone(),
         below: Some(below),
-        is_begun: false,
-        made,
         asked: None,
         hangup: None,
         ending: None,
-    });
+    };
+    run(connection, made);
     transport
 }
 
-struct Pump {
+struct Connection {
     transport: Transport,
     /// As in the state of the transport.
     below: Option<Below>,
-    is_begun: bool,
-    made: Option<Event>,
     /// The receive into a buffer of the protocol.
     asked: Option<Ask<ReceiveInto<Shared, BytesMut>>>,
     /// The wait for the reader of a pipe to go away.
@@ -67,60 +55,37 @@ struct Pump {
     ending: Option<BoxFuture<'static, io::Result<()>>>,
 }
 
-const CONNECTION: What = What(&"a connection of a transport");
+impl Moved for Connection {
+    const WHAT: What = What(&"a connection of a transport");
 
-impl Future for Pump {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let state = this.transport.state.clone();
-        if let Err(cancelled) = ready!(check(cx)) {
-            state.force_close(Some(cancelled.into()));
-        }
-        state.pump.register_for(cx, CONNECTION);
-        // What ended the connection in this poll is told in the next one.
-        let lost = state.take_lost();
-        if !std::mem::replace(&mut this.is_begun, true) {
-            this.begin();
-        }
-        if let Some(error) = lost {
-            this.end(error);
-        }
-        while this.step(cx).is_ready() {}
-        if state.is_over() { Poll::Ready(()) } else { Poll::Pending }
+    fn course(&self) -> &Course {
+        &self.transport.state.course
     }
-}
 
-impl Pump {
-    fn begin(&mut self) {
+    fn force_close(&self, error: Option<io::Error>) {
+        self.transport.state.force_close(error);
+    }
+
+    fn connection_made(&mut self) {
         if let Some(protocol) = self.transport.state.protocol() {
             let _ = call(&self.transport, "connection_made", || protocol.connection_made(&self.transport));
         }
-        if let Some(made) = self.made.take() {
-            made.set();
-        }
     }
 
-    fn end(&mut self, error: Option<io::Error>) {
-        let state = &self.transport.state;
-        // From here on nothing is written and nobody is told anything.
-        *state.life.borrow_mut() = Life::Lost(None);
-        if let Some(protocol) = state.protocol() {
+    fn connection_lost(&mut self, error: Option<io::Error>) {
+        if let Some(protocol) = self.transport.state.protocol() {
             let _ = call(&self.transport, "connection_lost", || protocol.connection_lost(error));
         }
-        (self.asked, self.hangup, self.ending) = (None, None, None);
-        self.below = None;
-        state.leave();
     }
 
-    /// Does one thing if there is one to be done.
+    fn leave(&mut self) {
+        (self.asked, self.hangup, self.ending) = (None, None, None);
+        self.below = None;
+        self.transport.state.leave();
+    }
+
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.transport.state.clone();
-        state.pump.register_for(cx, CONNECTION);
-        if state.is_lost() {
-            return Poll::Pending;
-        }
         if state.is_moved.take() {
             // What is received and not given to the protocol stays with what it came from.
             (self.asked, self.below) = (None, state.below());
@@ -143,7 +108,9 @@ impl Pump {
             Poll::Pending => Poll::Pending,
         }
     }
+}
 
+impl Connection {
     /// Looks whether enough was sent for what waits for that.
     fn step_writing(&mut self, below: &Below, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = self.transport.state.clone();
@@ -159,13 +126,13 @@ impl Pump {
                 return Poll::Ready(Err(error));
             }
         }
-        if state.is_writing_paused.get()
-            && matches!(below.poll_flush(cx, state.limits.get().low), Poll::Ready(Ok(())))
+        if state.course.is_writing_paused.get()
+            && matches!(below.poll_flush(cx, state.course.limits.get().low), Poll::Ready(Ok(())))
         {
             self.resume_writing();
             return Poll::Ready(Ok(()));
         }
-        let (is_closing, is_eof) = (state.is_closing(), state.eof.get() == Eof::Asked);
+        let (is_closing, is_eof) = (state.course.is_closing(), state.eof.get() == Eof::Asked);
         if !(is_closing || is_eof) || state.files.get() > 0 {
             return Poll::Pending;
         }
@@ -178,6 +145,10 @@ impl Pump {
             let ended = ready!(ending.as_mut().poll(cx));
             self.ending = None;
             ended?;
+            // What the protocol wrote meanwhile, told to go on while the transport closes, goes out as well.
+            if matches!(below, Below::Socket(..)) && !below.is_idle() {
+                return Poll::Ready(Ok(()));
+            }
         }
         if is_eof {
             state.eof.set(Eof::Sent);
@@ -187,7 +158,7 @@ impl Pump {
             }
             return Poll::Ready(Ok(()));
         }
-        if state.is_writing_paused.get() {
+        if state.course.is_writing_paused.get() {
             self.resume_writing();
         }
         self.end(None);
@@ -195,7 +166,7 @@ impl Pump {
     }
 
     fn resume_writing(&self) {
-        self.transport.state.is_writing_paused.set(false);
+        self.transport.state.course.is_writing_paused.set(false);
         if let Some(protocol) = self.transport.state.protocol() {
             let _ = call(&self.transport, "resume_writing", || protocol.resume_writing());
         }
@@ -300,7 +271,7 @@ impl Pump {
 
     /// Ready when nobody reads any more what goes into this pipe.
     fn poll_hangup(&mut self, shared: &Rc<Shared>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wait = || Ask::new(shared.driver(), WaitForBytes::new(shared.clone()), CONNECTION);
+        let wait = || Ask::new(shared.driver(), WaitForBytes::new(shared.clone()), Self::WHAT);
         let (_, op) = ready!(Pin::new(self.hangup.get_or_insert_with(wait)).poll(cx));
         self.hangup = None;
         op.end();
@@ -318,14 +289,5 @@ fn buffer_of(transport: &Transport, protocol: &dyn BufferedProtocol) -> io::Resu
             Err(io::Error::other("get_buffer returned a buffer without room"))
         }
         buffer => Ok(buffer),
-    }
-}
-
-impl Drop for Pump {
-    /// The loop was closed under it.
-    fn drop(&mut self) {
-        if !self.transport.state.is_over() {
-            self.transport.state.leave();
-        }
     }
 }

@@ -49,7 +49,7 @@ struct State {
     limit: usize,
     buffer: RefCell<BytesMut>,
     is_at_eof: Cell<bool>,
-    error: RefCell<Option<io::Error>>,
+    error: RefCell<Option<Rc<io::Error>>>,
     transport: RefCell<Option<Transport>>,
     /// The transport was told to pause, since there is so much.
     is_paused: Cell<bool>,
@@ -129,14 +129,15 @@ impl StreamReader {
 
     /// Every read fails with this from now on.
     pub fn set_exception(&self, error: io::Error) {
-        let before = self.state.error.replace(Some(error));
+        let before = self.state.error.replace(Some(Rc::new(error)));
         drop(before);
         self.state.waiter.wake();
     }
 
     /// What every read fails with, if that was set.
     pub fn exception(&self) -> Option<io::Error> {
-        self.state.error.borrow().as_ref().map(again)
+        let error = self.state.error.borrow().clone();
+        error.as_deref().map(again) // its text is the program's code
     }
 
     /// Whether everything was read, up to the end.
@@ -163,11 +164,16 @@ impl StreamReader {
     }
 
     fn resume(&self) {
-        if self.state.is_paused.replace(false)
-            && let Some(transport) = self.state.transport.borrow().clone()
-        {
-            transport.resume_reading();
+        if self.state.is_paused.replace(false) {
+            let transport = self.state.transport.borrow().clone();
+            transport.inspect(Transport::resume_reading);
         }
+    }
+
+    /// What came before reading failed, which nobody else is told of.
+    pub(super) fn take_left(&self) -> Option<Bytes> {
+        let has_failed = self.state.error.borrow().is_some();
+        (has_failed && !self.state.is_read.get() && self.len() > 0).then(|| self.take(self.len()))
     }
 
     fn len(&self) -> usize {

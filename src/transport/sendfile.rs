@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{Busy, Closed, Failed, SendfileNotAvailable};
 use crate::net::{FileSource, SendFile};
+use crate::runtime::scope::What;
 use crate::transport::below::{Below, Carrier, Way};
 use crate::transport::handle::{Eof, State, Transport};
 
@@ -48,6 +49,8 @@ impl Drop for Sending {
     }
 }
 
+const ROOM: What = What(&"a peer to take a file");
+
 /// What is read at a time.
 const PIECE: usize = 64 << 10;
 
@@ -70,13 +73,21 @@ async fn read_and_write(
             if filled.is_empty() {
                 return Ok(());
             }
-            if state.is_lost() {
+            if state.course.is_lost() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let count = filled.len() as u64;
             carrier.faces().write(Bytes::from(filled))?;
-            poll_fn(|cx| carrier.faces().poll_flush(cx, 0)).await?;
+            // From here on the stream sends it, whoever gives up.
             *sent += count;
+            poll_fn(|cx| {
+                if state.course.is_lost() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+                state.outsider.register_for(cx, ROOM);
+                carrier.faces().poll_flush(cx, 0)
+            })
+            .await?;
             buf = Vec::with_capacity(PIECE);
         }
     };
@@ -101,7 +112,8 @@ impl Transport {
     ///
     /// # Errors
     /// [`Closed`] if the transport is closing already, `BrokenPipe` after [`write_eof`](Self::write_eof), `Unsupported` for
-    /// a pipe, [`SendfileNotAvailable`] over TLS without fallback, [`Busy`] while another file goes over TLS; else as
+    /// a pipe, [`SendfileNotAvailable`] over TLS without fallback, [`Busy`] while another file goes over TLS, or TLS is being
+    /// started; else as
     /// [`Stream::send_file`](crate::net::Stream::send_file).
     ///
     /// # Kernel
@@ -110,8 +122,10 @@ impl Transport {
         let (state, file) = (self.state.clone(), file.into());
         Sendfile(Box::pin(async move {
             let refused = |error: io::Error| Failed::new(error, (), 0);
-            let below = state.below().filter(|_| !state.is_closing());
-            let below = below.ok_or_else(|| refused(Closed::new("the transport").into()))?;
+            if state.course.is_closing() {
+                return Err(refused(Closed::new("the transport").into()));
+            }
+            let below = state.below().ok_or_else(|| refused(Busy::new("starting TLS on").into()))?;
             if state.eof.get() != Eof::No {
                 return Err(refused(io::ErrorKind::BrokenPipe.into()));
             }

@@ -183,7 +183,7 @@ impl Drop for Starting {
 
 /// Starts TLS on a live transport; `received` is what came already and is of TLS.
 pub(super) async fn start_tls(state: Rc<State>, tls: Tls, received: Vec<u8>) -> io::Result<()> {
-    if state.is_closing() {
+    if state.course.is_closing() {
         return Err(Closed::new("the transport").into());
     }
     if state.eof.get() != Eof::No || state.is_at_eof.get() {
@@ -200,14 +200,14 @@ pub(super) async fn start_tls(state: Rc<State>, tls: Tls, received: Vec<u8>) -> 
     let (below, received) = state.take_below(received);
     let mut handshake = pin!(tls.on_top_of(below.expect("it was there"), &received));
     let shaken = poll_fn(|cx| {
-        if state.is_lost() {
+        if state.course.is_lost() {
             return Poll::Ready(Err(Closed::new("the transport").into()));
         }
-        state.starter.register_for(cx, HANDSHAKE_TO_END);
+        state.outsider.register_for(cx, HANDSHAKE_TO_END);
         handshake.as_mut().poll(cx)
     });
     let shaken = shaken.await;
-    state.starter.clear();
+    state.outsider.clear();
     match shaken.map(|below| state.set_below(below)) {
         Ok(Ok(())) => {
             starting.0 = None;

@@ -26,7 +26,15 @@ struct Link {
     /// Set while nobody has to wait before writing more.
     room: Event,
     closed: Event,
-    error: RefCell<Option<io::Error>>,
+    error: RefCell<Option<Rc<io::Error>>>,
+}
+
+impl Link {
+    /// Why the connection was lost.
+    fn error(&self) -> Option<io::Error> {
+        let error = self.error.borrow().clone();
+        error.as_deref().map(again) // its text is the program's code
+    }
 }
 
 /// A protocol that feeds a [`StreamReader`], and knows when a [`StreamWriter`] has to wait.
@@ -120,7 +128,7 @@ impl Protocol for StreamReaderProtocol {
             None => link.reader.feed_eof(),
             Some(error) => link.reader.set_exception(again(error)),
         }
-        link.error.replace(error);
+        link.error.replace(error.map(Rc::new));
         link.closed.set();
         link.room.set();
     }
@@ -203,10 +211,10 @@ impl StreamWriter {
             }
             if link.closed.is_set() {
                 let lost = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection is lost");
-                return Err(link.error.borrow().as_ref().map_or_else(lost, again));
+                return Err(link.error().unwrap_or_else(lost));
             }
             link.room.wait().await?;
-            link.error.borrow().as_ref().map_or(Ok(()), |error| Err(again(error)))
+            link.error().map_or(Ok(()), Err)
         }
     }
 
@@ -245,7 +253,7 @@ impl StreamWriter {
         let link = self.link.clone();
         async move {
             link.closed.wait().await?;
-            link.error.borrow().as_ref().map_or(Ok(()), |error| Err(again(error)))
+            link.error().map_or(Ok(()), Err)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
-use std::io;
+use std::io::{self, Seek};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -15,12 +15,12 @@ use proactor::stream::{
     SocketAttribute, StapledByteStream, TypedAttributeProvider,
 };
 use proactor::transport::{
-    Buffered, BufferedProtocol, Protocol, StreamReader, Transport, TransportStream, connect_accepted_socket,
-    connect_stream, open_stream,
+    Buffered, BufferedProtocol, Protocol, SendfileOptions, StreamReader, Transport, TransportStream,
+    connect_accepted_socket, connect_stream, open_stream,
 };
 use proactor::{Busy, Closed, spawn};
 
-use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, tcp_pair, turns, until};
 
 both_drivers!(
     a_transport_works_over_every_kind_of_stream,
@@ -33,6 +33,11 @@ both_drivers!(
     a_live_transport_becomes_a_stream,
     a_stream_that_is_dropped_or_closed_sends_first,
     adapters_stand_on_each_other,
+    what_is_written_while_a_close_still_sends_goes_out_too,
+    a_file_over_a_stream_is_given_up_by_an_abort,
+    a_file_over_a_stream_that_is_cancelled_says_what_was_given_to_the_stream,
+    a_transport_that_is_over_becomes_a_stream_that_is_over,
+    what_came_before_a_reset_is_received_first,
 );
 
 const BIG: usize = 2 << 20;
@@ -349,6 +354,118 @@ fn adapters_stand_on_each_other(cx: Cx) {
         stream.aclose().await?;
         assert!(read_to_end(&theirs).await? == pattern(1000));
         let _: (StreamReader, _) = stream.into_parts();
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// Writes more when it may.
+#[derive(Default)]
+struct Tail {
+    transport: OnceCell<Transport>,
+    lost: Cell<bool>,
+}
+
+impl Protocol for Tail {
+    fn connection_made(&self, transport: &Transport) {
+        self.transport.set(transport.clone()).expect("made once");
+    }
+    fn resume_writing(&self) {
+        self.transport.get().expect("made").write("tail").expect("it is not over");
+    }
+    fn connection_lost(&self, error: Option<io::Error>) {
+        self.lost.set(error.is_none());
+    }
+}
+
+fn what_is_written_while_a_close_still_sends_goes_out_too(cx: Cx) {
+    cx.run(async {
+        for (index, [ours, theirs]) in pairs().await?.into_iter().enumerate() {
+            let (transport, protocol) = connect_stream(Tail::default, ours).await?;
+            transport.write(pattern(8 * BIG))?;
+            transport.close();
+            let data = read_to_end(&theirs).await?;
+            assert!(data.len() == 8 * BIG + 4 && data.ends_with(b"tail"), "pair {index}: {}", data.len());
+            until(|| protocol.lost.get()).await;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// A file that no peer takes without reading.
+fn big_file(folder: &Folder) -> io::Result<std::fs::File> {
+    let path = folder.path("file");
+    std::fs::write(&path, pattern(8 * BIG))?;
+    std::fs::File::open(path)
+}
+
+fn a_file_over_a_stream_is_given_up_by_an_abort(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let file = big_file(&folder)?;
+        for [ours, theirs] in pairs().await? {
+            let (transport, protocol) = connect_stream(Notes::default, ours).await?;
+            let sending = spawn(transport.sendfile(&file, SendfileOptions::default()));
+            turns(5).await;
+            transport.abort();
+            protocol.over().await;
+            let failed = sending.await?.expect_err("it was aborted");
+            assert!(failed.done < 8 * BIG);
+            let got = read_to_end(&theirs).await;
+            assert!(got.is_err() || got.is_ok_and(|got| got.len() < 8 * BIG), "nothing holds it open");
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_file_over_a_stream_that_is_cancelled_says_what_was_given_to_the_stream(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let mut file = big_file(&folder)?;
+        for [ours, theirs] in pairs().await? {
+            let (transport, protocol) = connect_stream(Notes::default, ours).await?;
+            let sending = spawn(transport.sendfile(&file, SendfileOptions::default()));
+            let first = theirs.receive().await?.expect("bytes").len();
+            turns(5).await;
+            sending.cancel("enough");
+            let failed = sending.await?.expect_err("it was cancelled");
+            assert!(failed.done < 8 * BIG);
+            assert_eq!(file.stream_position()?, failed.done as u64);
+            transport.close();
+            assert_eq!(first + read_to_end(&theirs).await?.len(), failed.done);
+            protocol.over().await;
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_transport_that_is_over_becomes_a_stream_that_is_over(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tcp_pair().await?;
+        let (transport, protocol) = connect_accepted_socket(Notes::default, ours).await?;
+        transport.close();
+        protocol.over().await;
+        let stream = transport.into_stream();
+        assert!(stream.receive().await?.is_none());
+        assert_eq!(stream.send("x").await.expect_err("it is over").error.kind(), io::ErrorKind::BrokenPipe);
+        stream.aclose().await?;
+        drop(theirs);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn what_came_before_a_reset_is_received_first(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tcp_pair().await?;
+        let (reader, writer) = open_stream(ours, 1000).await?;
+        theirs.send("hello").await?;
+        until(|| format!("{reader:?}").contains("buffered: 5")).await;
+        theirs.with_socket(|socket| socket.set_linger(Some(std::time::Duration::ZERO)))?;
+        drop(theirs);
+        until(|| writer.transport().protocol().is_none()).await;
+        let stream = TransportStream::new(reader, writer);
+        assert_eq!(&stream.receive().await?.expect("bytes")[..], b"hello");
+        let error = stream.receive().await.expect_err("and then that it was reset");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         Ok::<_, io::Error>(())
     });
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use proactor::buf::Chunk;
 use proactor::event_loop::{ExceptionContext, ExceptionKind};
 use proactor::net::TcpStream;
-use proactor::transport::{Protocol, Server, Transport, connect_accepted_socket, create_server};
+use proactor::transport::{
+    Protocol, Server, StreamReader, Transport, connect_accepted_socket, create_server,
+};
 use proactor::{EventLoop, spawn};
 
 use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
@@ -22,6 +24,8 @@ both_drivers!(
     nothing_is_written_or_called_in_connection_lost,
     the_exception_handler_is_given_what_it_is_about,
     the_debug_mode_tells_of_a_protocol_that_keeps_the_loop_waiting,
+    a_connection_that_is_given_up_before_it_is_made_is_closed,
+    an_error_whose_text_uses_the_reader_may_do_so,
 );
 
 const BIG: usize = 8 << 20;
@@ -199,6 +203,45 @@ fn the_debug_mode_tells_of_a_protocol_that_keeps_the_loop_waiting(cx: Cx) {
         };
         assert!(heard.borrow().iter().any(is_slow), "{heard:?}");
         event_loop.set_slow_callback_duration(Duration::from_secs(100));
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_connection_that_is_given_up_before_it_is_made_is_closed(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = tcp_pair().await?;
+        {
+            let mut attach = pin!(connect_accepted_socket(Quiet::default, ours));
+            assert!(attach.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(count_to_end(&theirs).await?, 0);
+        Ok::<_, io::Error>(())
+    });
+}
+
+thread_local! {
+    static READER: StreamReader = StreamReader::new(10);
+}
+
+/// An error whose text sets another error.
+#[derive(Debug)]
+struct Nosy;
+
+impl std::fmt::Display for Nosy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        READER.with(|reader| reader.set_exception(io::ErrorKind::TimedOut.into()));
+        f.write_str("it asked")
+    }
+}
+
+impl std::error::Error for Nosy {}
+
+fn an_error_whose_text_uses_the_reader_may_do_so(cx: Cx) {
+    cx.run(async {
+        let reader = READER.with(Clone::clone);
+        reader.set_exception(io::Error::other(Nosy));
+        assert_eq!(reader.read(1).await.expect_err("the first one").to_string(), "it asked");
+        assert_eq!(reader.read(1).await.expect_err("the second one").kind(), io::ErrorKind::TimedOut);
         Ok::<_, io::Error>(())
     });
 }

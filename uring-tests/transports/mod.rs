@@ -9,3 +9,5 @@ mod recorded;
 mod scenario;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_endings;
