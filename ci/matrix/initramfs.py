@@ -68,6 +68,9 @@ def pack(root):
     return cpio(entries)
 
 
-def job(script):
-    """What one guest shall do: an archive to be appended to the common one."""
-    return cpio([("job", stat.S_IFREG | 0o644, script.encode())])
+def job(script, modules=()):
+    """What one guest shall do, and the modules of its kernel: an archive to be appended to the common one."""
+    entries = [("job", stat.S_IFREG | 0o644, script.encode())]
+    entries += [("modules", stat.S_IFDIR | 0o755, b"")]
+    entries += [(f"modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()) for path in sorted(modules)]
+    return cpio(entries)

@@ -1,5 +1,7 @@
 """Files out of Debian packages of any suite, without installing anything."""
 
+import contextlib
+import lzma
 import os
 import re
 import shutil
@@ -12,6 +14,9 @@ from pathlib import Path
 ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$")
 
 ARCHIVE = "http://archive.debian.org/debian"
+
+# What a guest loads: TLS, and the ciphers that it asks for by names that are no names of modules. They have changed theirs.
+MODULES = ("tls", "gcm", "ctr", "ghash_generic", "chacha20poly1305", "chacha_generic", "chacha", "poly1305_generic")
 
 
 class Trouble(Exception):
@@ -104,48 +109,98 @@ class Suite:
                 raise Trouble(f"{trouble}\nand {also}") from None
         self.updated = True
 
+    def matching(self, pattern):
+        """The packages whose names match."""
+        self.update()
+        return [line.split()[0] for line in self.apt("apt-cache", "search", "--names-only", pattern).splitlines()]
+
     def newest(self, pattern):
         """The newest package whose name matches, by the numbers in its name."""
-        self.update()
-        names = self.apt("apt-cache", "search", "--names-only", pattern).splitlines()
-        names = [line.split()[0] for line in names]
+        names = self.matching(pattern)
         if not names:
             raise Trouble(f"{self.name} has no package {pattern}")
         return max(names, key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name))
 
-    def take(self, package, pattern, target):
-        """Copies the one file of `package` whose path matches `pattern` to `target`."""
+    @contextlib.contextmanager
+    def unpacked(self, *packages):
+        """A folder with the files of these packages, for a while."""
         self.update()
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            self.apt("apt-get", "download", "-q", package, cwd=folder)
-            (deb,) = Path(folder).glob("*.deb")
-            subprocess.run(["dpkg-deb", "--extract", deb, f"{folder}/x"], check=True)
-            found = [path for path in Path(folder, "x").rglob("*") if re.search(pattern, str(path))]
-            if len(found) != 1:
-                raise Trouble(f"{package} of {self.name} has {len(found)} files {pattern}")
-            # Whole or not at all: the cache is trusted by what is there.
-            part = target.with_suffix(".part")
-            shutil.copy(found[0], part)
-            os.replace(part, target)
+        with tempfile.TemporaryDirectory(dir=self.source.parent.parent) as folder:
+            for package in packages:
+                self.apt("apt-get", "download", "-q", package, cwd=folder)
+            for deb in Path(folder).glob("*.deb"):
+                subprocess.run(["dpkg-deb", "--extract", deb, f"{folder}/x"], check=True)
+            yield Path(folder, "x")
+
+
+def only(folder, pattern):
+    found = [path for path in folder.rglob("*") if re.search(pattern, str(path))]
+    if len(found) != 1:
+        raise Trouble(f"there are {len(found)} files {pattern} where there should be one")
+    return found[0]
+
+
+def keep(path, target):
+    """Whole or not at all: the cache is trusted by what is there."""
+    part = target.with_suffix(".part")
+    shutil.copy(path, part)
+    os.replace(part, target)
+
+
+def read_module(path):
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+
+def keep_modules(folder, target):
+    """The modules that tests need, and what these need, named so that they load in the order of their names."""
+    name = lambda path: path.name.split(".")[0].replace("-", "_")
+    found = {name(path): path for path in folder.rglob("*") if re.search(r"\.ko(\.xz)?$", path.name)}
+    ordered = {}
+
+    def add(wanted):
+        # What is not there is part of the kernel, or this kernel does not have it.
+        if wanted in ordered or wanted not in found:
+            return
+        module = read_module(found[wanted])
+        needs = re.search(rb"\0depends=([^\0]*)\0", module)
+        for other in filter(None, needs[1].decode().split(",") if needs else []):
+            add(other.replace("-", "_"))
+        ordered[wanted] = module
+
+    for wanted in MODULES if "tls" in found else []:
+        add(wanted)
+    shutil.rmtree(target, ignore_errors=True)
+    part = target.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for number, (wanted, module) in enumerate(ordered.items()):
+        (part / f"{number:02}-{wanted}.ko").write_bytes(module)
+    os.replace(part, target)
+
+
+def modules_of(image):
+    """Where the modules of a kernel are kept."""
+    return image.parent / "modules" / image.name
 
 
 def kernel(suite, version, cache, refresh=False):
     """The newest cloud kernel of `suite` whose version begins so: its image and its full version."""
     folder = cache / "kernels"
     folder.mkdir(parents=True, exist_ok=True)
-    have = sorted(folder.glob(f"{suite}_{version}*"), key=lambda path: path.stat().st_mtime)
+    have = [path for path in folder.glob(f"{suite}_{version}*") if modules_of(path).is_dir()]
+    have.sort(key=lambda path: path.stat().st_mtime)
     if have and not refresh:
         return have[-1], have[-1].name.split("_", 1)[1]
     source = Suite(suite, cache)
-    # Newer kernels are in two packages: one with a signature's paperwork, and `linux-binary` with the image itself.
     package = source.newest(rf"^linux-image-{re.escape(version)}[0-9.+a-z-]*-cloud-amd64$")
     full = package.removeprefix("linux-image-").removesuffix("-cloud-amd64")
     target = folder / f"{suite}_{full}"
-    if not target.exists():
-        try:
-            source.take(f"linux-binary-{full}-cloud-amd64", r"/vmlinuz[^/]*$", target)
-        except Trouble:
-            source.take(package, r"/vmlinuz[^/]*$", target)
+    if target not in have:
+        # Newer kernels are in several packages.
+        parts = source.matching(rf"^linux-(image|binary|modules)-{re.escape(full)}-cloud-amd64$")
+        with source.unpacked(*parts) as unpacked:
+            keep_modules(unpacked, modules_of(target))
+            keep(only(unpacked, r"/vmlinuz[^/]*$"), target)
     return target, full
 
 
@@ -153,7 +208,8 @@ def busybox(cache):
     target = cache / "busybox"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        Suite(codename(), cache).take("busybox-static", r"/bin/busybox$", target)
+        with Suite(codename(), cache).unpacked("busybox-static") as unpacked:
+            keep(only(unpacked, r"/bin/busybox$"), target)
     return target
 
 
