@@ -2,7 +2,9 @@
 
     interop.py asyncio|anyio ADDRESS            a client of examples/streams, over TCP or a UNIX socket
     interop.py ssl|anyio-ssl ADDRESS CA         a client of examples/tls_echo
+    interop.py start-tls ADDRESS CA             a client of examples/start_tls
     interop.py serve-asyncio|serve-anyio        serves TCP, and prints the address
+    interop.py serve-start-tls CERTIFICATE KEY  goes on with TLS behind the line STARTTLS
     interop.py serve-unix PATH                  serves a UNIX socket
     interop.py serve-https CERTIFICATE KEY      answers each request of HTTP with a page of 2 MB
 
@@ -56,6 +58,16 @@ async def ssl_client(address, authority):
     await talk(*streams, bytes)
 
 
+async def start_tls_client(address, authority):
+    reader, writer = await asyncio.open_connection(*host_and_port(address), limit=1 << 21)
+    writer.write(b"plain\nSTARTTLS\n")
+    assert await reader.readline() == b"PLAIN\n"
+    assert await reader.readline() == b"go on\n"
+    await writer.start_tls(trusting(authority), server_hostname="localhost")
+    assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+    await talk(reader, writer, bytes.upper)
+
+
 async def anyio_client(address, authority=None):
     import anyio
     from anyio.streams.buffered import BufferedByteReceiveStream
@@ -82,6 +94,22 @@ async def upper(reader, writer):
         writer.write(line.upper())
         await writer.drain()
     writer.close()
+
+
+async def serve_start_tls(certificate, key):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def starting(reader, writer):
+        assert await reader.readline() == b"in plain\n"
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"IN PLAIN\ngo on\n")
+        await writer.start_tls(context)
+        await upper(reader, writer)
+
+    server = await asyncio.start_server(starting, "127.0.0.1", 0, limit=1 << 21)
+    print("{}:{}".format(*server.sockets[0].getsockname()), flush=True)
+    await server.serve_forever()
 
 
 async def serve():
@@ -126,12 +154,19 @@ async def serve_https(certificate, key):
 
 
 def main(name, *arguments):
-    clients = {"asyncio": client, "anyio": anyio_client, "ssl": ssl_client, "anyio-ssl": anyio_client}
+    clients = {
+        "asyncio": client,
+        "anyio": anyio_client,
+        "ssl": ssl_client,
+        "anyio-ssl": anyio_client,
+        "start-tls": start_tls_client,
+    }
     servers = {
         "serve-asyncio": serve,
         "serve-unix": serve_unix,
         "serve-anyio": serve_anyio,
         "serve-https": serve_https,
+        "serve-start-tls": serve_start_tls,
     }
     if name in clients:
         asyncio.run(asyncio.wait_for(clients[name](*arguments), 30))
