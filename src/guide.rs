@@ -173,6 +173,7 @@
 | `connect_tcp(tls=True)` | [`connect_tcp`](crate::net::connect_tcp), and [`TlsStream::client`](crate::stream::tls::TlsStream::client) around it |
 | `ssl`, `server_hostname`, `ssl_handshake_timeout`, `ssl_shutdown_timeout` of `create_connection`, `create_server`, `open_connection`, `start_server` and the UNIX ones | [`Tls`](crate::transport::Tls), for [`CreateConnection::tls`](crate::transport::CreateConnection::tls), [`CreateServer::tls`](crate::transport::CreateServer::tls), [`OpenConnection::tls`](crate::transport::OpenConnection::tls), [`connect_accepted_tls`](crate::transport::connect_accepted_tls) |
 | `loop.start_tls`, `StreamWriter.start_tls` | [`Transport::start_tls`](crate::transport::Transport::start_tls), [`StreamWriter::start_tls`](crate::transport::StreamWriter::start_tls): the transport stays the same one. An end without a goodbye is an error here, and no error in asyncio |
+| `OP_ENABLE_KTLS` | [`Wrap::kernel_send`](crate::stream::tls::Wrap::kernel_send), [`TlsListener::kernel_send`](crate::stream::tls::TlsListener::kernel_send): for sending, where the kernel has its module; [`TlsAttribute::KERNEL_SEND`](crate::stream::tls::TlsAttribute::KERNEL_SEND) tells |
 | `TLSListener`, `handle_handshake_error` | [`TlsListener`](crate::stream::tls::TlsListener), [`on_handshake_error`](crate::stream::tls::TlsListener::on_handshake_error) |
 | `TLSAttribute` | [`TlsAttribute`](crate::stream::tls::TlsAttribute); without `shared_ciphers` and `channel_binding_tls_unique`, which this TLS does not tell |
 "#

@@ -13,19 +13,21 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use crate::driver::{Aftermath, Key};
+use crate::driver::{Aftermath, Key, Op};
 use crate::error::{Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
-use crate::op::net::{Batch, Medium, ReceiveTarget, SendBatch, SendOp, SendTarget};
+use crate::op::net::{Batch, Medium, ReceiveTarget, Record, SendBatch, SendOp, SendRecord, SendTarget};
 use crate::runtime::here;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, Waiter, check, outcome};
+use crate::sys::kernel_tls;
 
 const ROOM: What = What(&"a peer to take what is sent");
 
 enum Item {
     Bytes(Bytes),
+    Record(Box<Record>),
     Turn(Rc<Ticket>),
 }
 
@@ -109,6 +111,7 @@ impl Outbound {
         for item in queue {
             match item {
                 Item::Bytes(bytes) => after.discard([bytes]),
+                Item::Record(_) => {}
                 Item::Turn(ticket) => after.wake(ticket.waiter.take()),
             }
         }
@@ -393,15 +396,28 @@ impl Shared {
                     }
                     return;
                 }
+                Some(Item::Record(_)) if batch.is_none() => {
+                    if let (Some(Item::Record(record)), Some(this)) = (queue.pop_front(), self.rc()) {
+                        drop(queue);
+                        self.outbound.busy.set(true);
+                        self.go(SendRecord::new(this, record));
+                    }
+                    return;
+                }
                 _ => break,
             }
         }
         if let (Some(mut batch), Some(this)) = (batch, self.rc()) {
             self.outbound.busy.set(true);
             batch.fill();
-            if let Some(key) = self.driver().submit_detached(SendBatch::new(this, batch)) {
-                self.outbound.in_flight.set(Some(key));
-            }
+            self.go(SendBatch::new(this, batch));
+        }
+    }
+
+    /// What has the turn, and no future that waits for it.
+    fn go<O: Op>(&self, op: O) {
+        if let Some(key) = self.driver().submit_detached(op) {
+            self.outbound.in_flight.set(Some(key));
         }
     }
 
@@ -436,16 +452,36 @@ impl Shared {
     pub(crate) fn write(&self, bytes: Bytes) -> io::Result<usize> {
         self.check_send()?;
         if !bytes.is_empty() {
-            let backlog = self.outbound.backlog();
-            backlog.bytes.set(backlog.bytes.get() + bytes.len());
-            backlog.queue.borrow_mut().push_back(Item::Bytes(bytes));
-            if !self.outbound.busy.get() {
-                let mut after = Aftermath::default();
-                self.next_turn(&mut after);
-                debug_assert!(after.is_empty(), "nobody waits for a turn that is free");
-            }
+            self.enqueue(bytes.len(), Item::Bytes(bytes));
         }
         Ok(self.outbound.bytes())
+    }
+
+    /// As `write`, where the kernel makes the records, for one of a type of its own.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS sends such records"))]
+    pub(crate) fn write_record(&self, record: Record) -> io::Result<usize> {
+        debug_assert_eq!(self.medium.get(), Medium::Records);
+        self.check_send()?;
+        self.enqueue(record.bytes.len(), Item::Record(Box::new(record)));
+        Ok(self.outbound.bytes())
+    }
+
+    fn enqueue(&self, bytes: usize, item: Item) {
+        let backlog = self.outbound.backlog();
+        backlog.bytes.set(backlog.bytes.get() + bytes);
+        backlog.queue.borrow_mut().push_back(item);
+        if !self.outbound.busy.get() {
+            let mut after = Aftermath::default();
+            self.next_turn(&mut after);
+            debug_assert!(after.is_empty(), "nobody waits for a turn that is free");
+        }
+    }
+
+    /// So much of what was written is over.
+    fn dequeued(&self, bytes: usize, after: &mut Aftermath) {
+        let backlog = self.outbound.backlog();
+        backlog.bytes.set(backlog.bytes.get().saturating_sub(bytes));
+        after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
@@ -516,12 +552,22 @@ impl SendTarget for Shared {
     }
 
     fn batch_over(&self, mut batch: Box<Batch>, result: i32, after: &mut Aftermath) {
-        let bytes: usize = batch.owners.iter().map(Bytes::len).sum();
-        let backlog = self.outbound.backlog();
-        backlog.bytes.set(backlog.bytes.get().saturating_sub(bytes));
+        let bytes = batch.owners.iter().map(Bytes::len).sum();
         after.discard(batch.owners.drain(..));
-        backlog.spare.set(Some(batch));
-        after.wake(backlog.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
+        self.outbound.backlog().spare.set(Some(batch));
+        self.dequeued(bytes, after);
+        self.turn_over(result, after);
+    }
+
+    fn record_over(&self, record: Box<Record>, result: i32, after: &mut Aftermath) {
+        self.dequeued(record.bytes.len(), after);
+        let mut result = result;
+        if let (0.., Some(keys)) = (result, &record.next_keys)
+            && let Err(error) = self.descriptor.with(|fd| kernel_tls::set_send_keys(fd, keys))
+        {
+            // The peer expects them, so nothing more can be sent.
+            result = -error.raw_os_error().unwrap_or(libc::EKEYREJECTED);
+        }
         self.turn_over(result, after);
     }
 }

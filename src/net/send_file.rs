@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+#[cfg(feature = "tls")]
+use crate::driver::Key;
 use crate::error::{Failed, SendfileNotAvailable};
 use crate::fs;
 use crate::net::outbound::Sending;
@@ -140,6 +142,12 @@ impl<'a> SendFile<'a> {
     pub fn inline(mut self, on: bool) -> Self {
         self.options.inline = on;
         self
+    }
+
+    /// The operation, once it has the turn and until its result was fetched.
+    #[cfg(feature = "tls")]
+    pub(crate) fn key(&self) -> Option<Key> {
+        if let Stage::Sending(sending) = &self.stage { sending.key() } else { None }
     }
 
     /// How many bytes the socket has taken so far: for whoever gives up on a peer that takes none for some time.

@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     /// The pool has it in its queue of starved sockets.
     is_in_starved_queue: Cell<bool>,
     short: Short,
-    medium: Medium,
+    pub(crate) medium: Cell<Medium>,
     /// Nobody has opened the other end of a named pipe yet.
     awaits_peer: Cell<bool>,
     /// Descriptors may come with bytes, and with which ones: made when the first are expected.
@@ -104,7 +104,7 @@ impl Shared {
             outbound: Outbound::default(),
             is_in_starved_queue: Cell::new(false),
             short,
-            medium,
+            medium: Cell::new(medium),
             awaits_peer: Cell::new(awaits_peer),
             expected: OnceCell::new(),
             handles: Cell::new(1),
@@ -563,7 +563,7 @@ impl ReceiveTarget for Shared {
     }
 
     fn medium(&self) -> Medium {
-        self.medium
+        self.medium.get()
     }
 
     fn awaits_peer(&self) -> bool {

@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod kernel_tls;
 pub(crate) mod message;
 pub(crate) mod names;
 pub(crate) mod pipe;

@@ -19,6 +19,8 @@ use crate::sys::{pipe, socket};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Medium {
     Socket,
+    /// A TCP socket of which the kernel makes TLS records of what is sent: there `MSG_WAITALL` is refused.
+    Records,
     /// A pipe, a terminal or another device; on the epoll driver it does not block.
     Pipe,
     /// As `Pipe`, but it may block, since it is shared with other processes: it is asked before each call.
@@ -39,6 +41,15 @@ pub(crate) enum Short {
 }
 
 impl Medium {
+    fn is_socket(self) -> bool {
+        matches!(self, Self::Socket | Self::Records)
+    }
+
+    /// How the ring sends.
+    fn flags(self, features: &Features) -> i32 {
+        if self == Self::Records { libc::MSG_NOSIGNAL } else { send_flags(features) }
+    }
+
     pub(super) fn readable(self, fd: RawFd) -> Route {
         if self == Self::File { Route::Pool } else { Route::Readable(fd) }
     }
@@ -49,7 +60,7 @@ impl Medium {
 
     /// Receives into a buffer that the kernel chooses: as long as there are bytes, or once.
     pub(super) fn receive_pooled(self, fd: RawFd, buffer_size: usize) -> Entry {
-        if self == Self::Socket {
+        if self.is_socket() {
             return opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
         }
         let read = opcode::Read::new(Fd(fd), std::ptr::null_mut(), buffer_size as u32).offset(CURRENT);
@@ -58,7 +69,7 @@ impl Medium {
 
     pub(super) fn receive(self, fd: RawFd, address: *mut u8, len: usize) -> Entry {
         match self {
-            Self::Socket => opcode::Recv::new(Fd(fd), address, len as u32).build(),
+            Self::Socket | Self::Records => opcode::Recv::new(Fd(fd), address, len as u32).build(),
             _ => opcode::Read::new(Fd(fd), address, len as u32).offset(CURRENT).build(),
         }
     }
@@ -80,8 +91,11 @@ impl Medium {
         let (result, tells) = match (self, short) {
             // SAFETY: the caller's promise.
             (Self::Socket, Short::AllIfBare) => unsafe { socket::receive_bare(fd, address, len) },
-            // SAFETY: the caller's promise.
-            (Self::Socket, _) => (unsafe { socket::receive(fd, address, len) }, short == Short::All),
+            (Self::Socket | Self::Records, _) => {
+                // SAFETY: the caller's promise.
+                let result = unsafe { socket::receive(fd, address, len) };
+                (result, short == Short::All)
+            }
             // SAFETY: the caller's promise.
             _ => (unsafe { file::read(fd, address, len) }, false),
         };
@@ -94,8 +108,8 @@ impl Medium {
 
     pub(super) fn send(self, fd: RawFd, address: *const u8, len: usize, features: &Features) -> Entry {
         match self {
-            Self::Socket => {
-                opcode::Send::new(Fd(fd), address, len as u32).flags(send_flags(features)).build()
+            Self::Socket | Self::Records => {
+                opcode::Send::new(Fd(fd), address, len as u32).flags(self.flags(features)).build()
             }
             _ => opcode::Write::new(Fd(fd), address, len as u32).offset(CURRENT).build(),
         }
@@ -106,7 +120,7 @@ impl Medium {
     pub(super) unsafe fn send_now(self, fd: RawFd, address: *const u8, len: usize) -> i32 {
         match self {
             // SAFETY: the caller's promise.
-            Self::Socket => unsafe { socket::send(fd, address, len) },
+            Self::Socket | Self::Records => unsafe { socket::send(fd, address, len) },
             Self::Shared if socket::poll_now(fd, libc::POLLOUT) == 0 => -libc::EAGAIN,
             // SAFETY: the caller's promise.
             Self::Shared => unsafe { file::write(fd, address, len.min(pipe::ATOMIC)) },
@@ -129,8 +143,8 @@ impl Medium {
         header: *const libc::msghdr,
         features: &Features,
     ) -> Entry {
-        if self == Self::Socket {
-            return opcode::SendMsg::new(Fd(fd), header).flags(send_flags(features) as u32).build();
+        if self.is_socket() {
+            return opcode::SendMsg::new(Fd(fd), header).flags(self.flags(features) as u32).build();
         }
         // SAFETY: the caller's promise.
         let parts = unsafe { &*header };
@@ -140,7 +154,7 @@ impl Medium {
     /// # Safety
     /// The header and its parts are valid.
     pub(super) unsafe fn send_parts_now(self, fd: RawFd, header: *const libc::msghdr) -> i32 {
-        if self == Self::Socket {
+        if self.is_socket() {
             // SAFETY: the caller's promise.
             return unsafe { socket::sendmsg(fd, header) };
         }

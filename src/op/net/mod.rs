@@ -12,6 +12,7 @@ mod send;
 mod send_fds;
 mod send_file;
 mod send_message;
+mod send_record;
 
 pub(crate) use accept::{AcceptMulti, AcceptTarget};
 pub(crate) use connect::Connect;
@@ -27,3 +28,4 @@ pub(crate) use send::{Batch, SendAll, SendBatch, SendOp, SendTarget, SendVectore
 pub(crate) use send_fds::SendFds;
 pub(crate) use send_file::{FileTrouble, SendFile, SendFileOptions, Sent, Source};
 pub(crate) use send_message::{Envelope, MessageSender, SendMessage, WithFds};
+pub(crate) use send_record::{Record, SendRecord};

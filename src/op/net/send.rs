@@ -14,6 +14,7 @@ use crate::buf::IoBuf;
 use crate::driver::blocking::Call;
 use crate::driver::{Aftermath, Answer, Attempt, Features, Op, Route, Step};
 use crate::op::Descriptor;
+use crate::op::net::Record;
 use crate::op::net::medium::Medium;
 use crate::sys::file::LEN_MAX;
 
@@ -25,6 +26,8 @@ pub(crate) trait SendTarget: 'static {
     fn send_over(&self, result: i32, after: &mut Aftermath);
     /// The batch of queued bytes that had the turn is over.
     fn batch_over(&self, batch: Box<Batch>, result: i32, after: &mut Aftermath);
+    /// The queued record that had the turn is over.
+    fn record_over(&self, record: Box<Record>, result: i32, after: &mut Aftermath);
 }
 
 /// A send of the caller's own buffers.

@@ -148,7 +148,7 @@ impl<T: SendTarget> SendFile<T> {
         let driver = target.descriptor().driver();
         let medium = target.medium();
         let is_direct = match medium {
-            Medium::Socket => options.inline || driver.wants_nonblocking(),
+            Medium::Socket | Medium::Records => options.inline || driver.wants_nonblocking(),
             Medium::Pipe => driver.wants_nonblocking(),
             Medium::Shared | Medium::File => false,
         };

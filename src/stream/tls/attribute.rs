@@ -33,6 +33,8 @@ impl TlsAttribute {
     pub const SERVER_SIDE: Attribute<bool> = Attribute::new("TlsAttribute::SERVER_SIDE");
     /// Whether the end of TLS is told and required.
     pub const STANDARD_COMPATIBLE: Attribute<bool> = Attribute::new("TlsAttribute::STANDARD_COMPATIBLE");
+    /// Whether the kernel encrypts what is sent, where that was [asked for](crate::stream::tls::Wrap::kernel_send).
+    pub const KERNEL_SEND: Attribute<bool> = Attribute::new("TlsAttribute::KERNEL_SEND");
 }
 
 /// The attributes of a session, and those of what is below it.
@@ -40,6 +42,7 @@ pub(crate) fn of_session<'a>(
     below: Attributes<'a>,
     session: &'a RefCell<Session>,
     standard_compatible: bool,
+    kernel_send: bool,
 ) -> Attributes<'a> {
     let peer = |session: &Session| session.connection().peer_certificates().map(|chain| own(chain));
     below
@@ -60,6 +63,7 @@ pub(crate) fn of_session<'a>(
         })
         .with(TlsAttribute::SERVER_SIDE, || Some(session.borrow().is_server()))
         .with(TlsAttribute::STANDARD_COMPATIBLE, move || Some(standard_compatible))
+        .with(TlsAttribute::KERNEL_SEND, move || Some(kernel_send))
 }
 
 fn own(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {

@@ -10,12 +10,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::net::names::to_ascii;
+use crate::stream::tls::keys::kernel_send_provider;
 use crate::stream::tls::session::tls_error;
 
 /// The cryptography that configurations of this module stand on.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(ring::default_provider())).clone()
+    PROVIDER.get_or_init(|| Arc::new(kernel_send_provider(ring::default_provider()))).clone()
 }
 
 /// The certificates of the authorities that this system trusts. `SSL_CERT_FILE` and `SSL_CERT_DIR` name others, as for

@@ -71,6 +71,7 @@ struct Shared<S> {
     config: Arc<ServerConfig>,
     standard_compatible: bool,
     limit: Duration,
+    kernel_send: bool,
     on_error: OnError<S>,
 }
 
@@ -85,7 +86,8 @@ impl<S: ByteStream + 'static> Shared<S> {
     async fn handshake(&self, stream: S) -> io::Result<Option<TlsStream<S>>> {
         let wrap = TlsStream::server(stream, self.config.clone())
             .standard_compatible(self.standard_compatible)
-            .handshake_timeout(self.limit);
+            .handshake_timeout(self.limit)
+            .kernel_send(self.kernel_send);
         match wrap.handshake().await {
             Ok(tls) => Ok(Some(tls)),
             Err(failed) if failed.error.is_cancelled() => Err(failed.error),
@@ -101,7 +103,13 @@ impl<L: Listener> TlsListener<L> {
     /// TLS on what `listener` brings, with the configuration of a server.
     pub fn new(listener: L, config: Arc<ServerConfig>) -> Self {
         let on_error = Rc::new(|failed: HandshakeFailed<_>| exception::say(&failed));
-        let shared = Shared { config, standard_compatible: true, limit: Duration::from_secs(30), on_error };
+        let shared = Shared {
+            config,
+            standard_compatible: true,
+            limit: Duration::from_secs(30),
+            kernel_send: false,
+            on_error,
+        };
         Self { listener, shared, begun: RefCell::default() }
     }
 
@@ -116,6 +124,13 @@ impl<L: Listener> TlsListener<L> {
     #[must_use]
     pub fn handshake_timeout(mut self, limit: Duration) -> Self {
         self.shared.limit = limit;
+        self
+    }
+
+    /// As [`Wrap::kernel_send`](crate::stream::tls::Wrap::kernel_send), for each stream. Default: no.
+    #[must_use]
+    pub fn kernel_send(mut self, on: bool) -> Self {
+        self.shared.kernel_send = on;
         self
     }
 

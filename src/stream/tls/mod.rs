@@ -6,6 +6,8 @@
 
 mod attribute;
 pub(crate) mod config;
+mod kernel;
+mod keys;
 mod listener;
 pub(crate) mod session;
 mod stream;
@@ -16,6 +18,7 @@ pub use rustls;
 
 pub use attribute::TlsAttribute;
 pub use config::{client_config, load_cert_chain, server_config, system_roots};
+pub use keys::kernel_send_provider;
 pub use listener::TlsListener;
 pub use stream::{TlsStream, Truncated};
 pub use wrap::{HandshakeFailed, Wrap};

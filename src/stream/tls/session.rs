@@ -10,13 +10,20 @@ use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
+
+use crate::op::net::Record;
+use crate::stream::tls::keys::{self, SendKeys, cipher};
+use crate::sys::kernel_tls::{Cipher, Keys};
 
 /// Bytes in front of each record: its type, a version and its length.
 const HEADER: usize = 5;
 
 /// The type of the records that carry what is sent; in TLS 1.3 all look like that.
 const APPLICATION_DATA: u8 = 23;
+
+/// The type of the records that speak of keys.
+const HANDSHAKE: u8 = 22;
 
 /// How much is encrypted at a time at most: what is encrypted has to be sent, whatever becomes of the sender.
 pub(crate) const PIECE: usize = 64 << 10;
@@ -27,6 +34,8 @@ pub(crate) struct Session {
     peer_has_ended: bool,
     /// This side has said that it sends no more.
     has_ended: bool,
+    /// Noted for the kernel.
+    keys: Option<Arc<SendKeys>>,
 }
 
 impl Session {
@@ -48,7 +57,60 @@ impl Session {
     fn of(mut connection: Connection) -> Self {
         // What is encrypted is taken out at once, and how much that may be is for the caller to say.
         connection.set_buffer_limit(None);
-        Self { connection, framing: Framing::default(), peer_has_ended: false, has_ended: false }
+        Self { connection, framing: Framing::default(), peer_has_ended: false, has_ended: false, keys: None }
+    }
+
+    /// From now on the keys are noted, so that the kernel can be given them. To be asked for before the handshake.
+    pub(crate) fn note_keys(&mut self) {
+        self.keys = Some(Arc::default());
+    }
+
+    /// The keys to send with, for the kernel, and what cipher they are for; from now on [`records`](Self::records) gives
+    /// what has to be sent, and `encrypt` and `output` are not for use. `None` if the kernel knows no such cipher, or the
+    /// keys are not known.
+    pub(crate) fn give_keys_away(&mut self) -> Option<(Keys, Cipher)> {
+        debug_assert!(!self.is_handshaking() && !self.connection.wants_write(), "all is sent");
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        let keys = self.keys.as_ref()?.give_away()?;
+        cipher(suite).map(|cipher| (keys, cipher))
+    }
+
+    /// The kernel did not want them, after all.
+    pub(crate) fn keep_keys(&mut self) {
+        if let Some(keys) = &self.keys {
+            keys.take_back();
+        }
+    }
+
+    /// Whether bytes may be sent.
+    pub(crate) fn check_send(&self) -> io::Result<()> {
+        if self.has_ended { Err(io::Error::from_raw_os_error(libc::EPIPE)) } else { Ok(()) }
+    }
+
+    /// What has to be sent now, where the kernel encrypts. With `before_bytes` also what must come before the next bytes:
+    /// new keys, if the peer asked for some.
+    pub(crate) fn records(&mut self, before_bytes: bool) -> Vec<Record> {
+        if before_bytes {
+            // It sends what it owes, and of nothing nothing.
+            let _ = self.on_connection(|connection| connection.writer().write(&[]));
+        }
+        let mut output = Vec::new();
+        self.output(&mut output);
+        let (mut records, mut rest) = (Vec::new(), &output[..]);
+        while let Some((&[kind, _, _, high, low], behind)) = rest.split_first_chunk::<HEADER>() {
+            let (bytes, behind) = behind.split_at(usize::from(u16::from_be_bytes([high, low])));
+            // After the handshake this is all that is said of handshakes: one message, one change of keys.
+            let next_keys =
+                if kind == HANDSHAKE { self.keys.as_ref().and_then(|keys| keys.next()) } else { None };
+            records.push(Record { kind, bytes: bytes.to_vec(), next_keys });
+            rest = behind;
+        }
+        records
+    }
+
+    /// Whatever may make keys goes through here.
+    fn on_connection<R>(&mut self, work: impl FnOnce(&mut Connection) -> R) -> R {
+        keys::noted_in(self.keys.as_ref(), || work(&mut self.connection))
     }
 
     /// Takes bytes that the peer sent, and appends what they say to `plaintext`. Returns how many it took: all of
@@ -66,11 +128,11 @@ impl Session {
             while !part.is_empty() {
                 if let Err(error) = self.connection.read_tls(&mut part) {
                     // A record that is longer than any may be: TLS has a better word for that.
-                    self.connection.process_new_packets().map_err(tls_error)?;
+                    self.on_connection(Connection::process_new_packets).map_err(tls_error)?;
                     return Err(error);
                 }
             }
-            let state = self.connection.process_new_packets().map_err(tls_error);
+            let state = self.on_connection(Connection::process_new_packets).map_err(tls_error);
             self.take_plaintext(plaintext);
             self.peer_has_ended = state?.peer_has_closed();
         }
@@ -96,12 +158,12 @@ impl Session {
     /// If nothing more can be sent. `to` has to be sent all the same.
     pub(crate) fn encrypt(&mut self, plaintext: &[u8], to: &mut Vec<u8>) -> io::Result<usize> {
         debug_assert!(!self.is_handshaking(), "nothing is encrypted before the handshake is done");
-        if self.has_ended {
-            return Err(io::Error::from_raw_os_error(libc::EPIPE));
-        }
+        self.check_send()?;
         self.output(to);
         let before = to.len();
-        let count = self.connection.writer().write(&plaintext[..plaintext.len().min(PIECE)])?;
+        let count = self.on_connection(|connection| {
+            connection.writer().write(&plaintext[..plaintext.len().min(PIECE)])
+        })?;
         self.output(to);
         // Keys are good for so many records. TLS 1.3 renews them in time; TLS 1.2 cannot: then the library says that it
         // took the bytes, but what comes out is the alert that ends the connection, or nothing.
@@ -113,9 +175,14 @@ impl Session {
         Ok(count)
     }
 
+    /// Whether this version of TLS knows new keys.
+    pub(crate) fn can_renew_keys(&self) -> bool {
+        self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
     /// Goes on with new keys, and asks the peer to do the same.
     pub(crate) fn renew_keys(&mut self) -> io::Result<()> {
-        self.connection.refresh_traffic_keys().map_err(tls_error)
+        self.on_connection(Connection::refresh_traffic_keys).map_err(tls_error)
     }
 
     /// Tells the peer that no more comes: its last record. Doing it twice does nothing.

@@ -1,6 +1,6 @@
 //! A TLS connection over any byte stream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -18,6 +18,7 @@ use crate::fs::File;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Waiter, check};
 use crate::stream::link::Link;
+use crate::stream::tls::kernel::KernelSend;
 use crate::stream::tls::session::{PIECE, Session};
 use crate::stream::{
     AsyncResource, Attributes, ByteReceiveStream, ByteSendStream, ByteStream, PollByteStream,
@@ -73,6 +74,8 @@ pub struct TlsStream<S> {
     /// A future waits, and others are told that it is busy.
     receive_claimed: Cell<bool>,
     sending: ResourceGuard,
+    /// The kernel has the keys to send with.
+    pub(crate) kernel: OnceCell<Box<KernelSend>>,
 }
 
 impl<S: ByteStream + 'static> TlsStream<S> {
@@ -89,10 +92,12 @@ impl<S: ByteStream + 'static> TlsStream<S> {
             receiver: Waiter::new(),
             receive_claimed: Cell::new(false),
             sending: ResourceGuard::new("sending to"),
+            kernel: OnceCell::new(),
         }
     }
 
-    /// The wrapped stream. Bytes that are sent or received on it are missing in TLS.
+    /// The wrapped stream. Bytes that are sent or received on it are missing in TLS; where the
+    /// [kernel sends](crate::stream::tls::Wrap::kernel_send), bytes that are sent on it are part of it.
     pub fn get_ref(&self) -> &S {
         self.link.stream()
     }
@@ -102,20 +107,28 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// are good for 2^24 records: then [`send`](ByteSendStream::send) fails.
     ///
     /// # Errors
-    /// `InvalidData`, if the version of TLS knows no such thing; those of [`send`](ByteSendStream::send).
+    /// `InvalidData`, if the version of TLS knows no such thing; `Unsupported`, if the
+    /// [kernel sends](crate::stream::tls::Wrap::kernel_send) and takes no new keys; those of
+    /// [`send`](ByteSendStream::send).
     #[doc(alias = "key_update")]
     pub fn renew_keys(&self) -> io::Result<()> {
         self.check_send()?;
+        if let Some((kernel, shared)) = self.kernel() {
+            return self.renew_kernel_keys(kernel, shared);
+        }
         self.session.borrow_mut().renew_keys()?;
         self.put_out().map(drop)
     }
 
-    fn check_open(&self) -> io::Result<()> {
+    pub(crate) fn check_open(&self) -> io::Result<()> {
         if self.closed.get() { Err(Closed::new("the TLS stream").into()) } else { Ok(()) }
     }
 
     /// Gives what has to be sent to the stream below, and returns how much waits there.
     pub(crate) fn put_out(&self) -> io::Result<usize> {
+        if let Some((kernel, shared)) = self.kernel() {
+            return self.put_records(kernel, shared, false);
+        }
         let mut output = Vec::new();
         self.session.borrow_mut().output(&mut output);
         self.link.write(output)
@@ -218,7 +231,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         }
     }
 
-    fn check_send(&self) -> io::Result<()> {
+    pub(crate) fn check_send(&self) -> io::Result<()> {
         self.check_open()?;
         if let Some(End::Failed(error)) = &*self.end.borrow() {
             return Err(super::session::tls_error(error.clone()));
@@ -251,11 +264,13 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         poll_fn(|cx| self.poll_room(cx, 0)).await
     }
 
-    /// Sends `count` bytes of `file` from `offset` on, or all up to its end: by reading and encrypting, as there is no
-    /// shorter way. Gives the number of bytes sent.
+    /// Sends `count` bytes of `file` from `offset` on, or all up to its end: by reading and encrypting, or, where the
+    /// [kernel sends](crate::stream::tls::Wrap::kernel_send), as a [`TcpStream`](crate::net::TcpStream::send_file) does.
+    /// Gives the number of bytes sent.
     ///
     /// # Cancel safety
-    /// *May have happened*: a part may have been sent.
+    /// *May have happened*: a part may have been sent. By the kernel, the end of that part may stay there until more is
+    /// sent, or the stream closed.
     ///
     /// # Errors
     /// [`Busy`], while another task sends, as that one is told in the other case; if reading or sending fails.
@@ -268,6 +283,11 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     ) -> impl Future<Output = io::Result<u64>> + use<'a, S> {
         async move {
             let _sending = self.sending.enter()?; // nobody gets in between two pieces
+            if let Some(kernel) = self.kernel()
+                && let Some(sent) = self.send_file_by_kernel(kernel, file, offset, count).await?
+            {
+                return Ok(sent);
+            }
             let (mut sent, mut buf) = (0, Vec::with_capacity(PIECE));
             loop {
                 let left = count.map_or(u64::MAX, |count| count - sent);
@@ -277,9 +297,14 @@ impl<S: ByteStream + 'static> TlsStream<S> {
                 if filled.is_empty() {
                     return Ok(sent);
                 }
-                self.send_all(&filled, &mut 0).await?;
                 sent += filled.len() as u64;
-                buf = filled;
+                buf = match self.kernel() {
+                    Some(kernel) => self.send_by_kernel(kernel, filled).await?,
+                    None => {
+                        self.send_all(&filled, &mut 0).await?;
+                        filled
+                    }
+                };
                 buf.clear();
             }
         }
@@ -313,9 +338,14 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     /// *Data already received is lost*, and the stream below with it.
     ///
     /// # Errors
-    /// `InvalidData`, if something came over TLS that was not received; those of the streams. The stream below is lost.
+    /// `InvalidData`, if something came over TLS that was not received; `Unsupported`, if the
+    /// [kernel sends](crate::stream::tls::Wrap::kernel_send); those of the streams. The stream below is lost.
     pub fn unwrap(self) -> impl Future<Output = io::Result<(S, Vec<Chunk>)>> {
         async move {
+            if self.kernel().is_some() {
+                let text = "the kernel makes TLS of what is sent here, and cannot be told to stop";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
             if self.standard_compatible {
                 self.farewell(false).await?;
             } else {
@@ -359,6 +389,7 @@ impl<S: ByteStream + 'static> AsyncResource for TlsStream<S> {
             let mut below = CloseBelow(Some(self.get_ref()));
             self.receiver.wake();
             self.link.sender.wake();
+            self.end_sender();
             let is_well = !matches!(*self.end.borrow(), Some(End::Failed(_) | End::Truncated));
             // A peer that takes nothing must not hold the stream: what is not done in time is given up, and `below`
             // closes without waiting.
@@ -384,6 +415,7 @@ impl<S: ByteStream + 'static> TypedAttributeProvider for TlsStream<S> {
             self.get_ref().extra_attributes(),
             &self.session,
             self.standard_compatible,
+            self.kernel.get().is_some(),
         )
     }
 }
@@ -434,6 +466,9 @@ impl<S: ByteStream + 'static> ByteSendStream for TlsStream<S> {
                 Ok(sending) => sending,
                 Err(busy) => return Err(Failed::new(busy.into(), buf, 0)),
             };
+            if let Some(kernel) = self.kernel() {
+                return self.send_by_kernel(kernel, buf).await;
+            }
             let mut done = 0;
             match self.send_all(buf.as_slice(), &mut done).await {
                 Ok(()) => Ok(buf),
@@ -469,6 +504,9 @@ impl<S: ByteStream + 'static> PollByteStream for TlsStream<S> {
             return Ok(self.link.queued());
         }
         let _sending = self.sending.enter()?; // not into the middle of what another task sends
+        if let Some(kernel) = self.kernel() {
+            return self.write_by_kernel(kernel, data);
+        }
         let (mut done, mut queued) = (0, self.put_out()?);
         while done < data.len() {
             let (count, waits) = self.encrypt(&data[done..])?;

@@ -65,6 +65,7 @@ pub struct Wrap<S> {
     limit: Duration,
     farewell: Duration,
     received: Vec<u8>,
+    kernel_send: bool,
 }
 
 impl<S: ByteStream + 'static> TlsStream<S> {
@@ -138,6 +139,7 @@ impl<S: ByteStream + 'static> Wrap<S> {
             limit: LIMIT,
             farewell: FAREWELL,
             received: Vec::new(),
+            kernel_send: false,
         }
     }
 
@@ -180,6 +182,42 @@ impl<S: ByteStream + 'static> Wrap<S> {
         self
     }
 
+    /// Whether the kernel shall encrypt what is sent, from the end of the handshake on: the bytes go to the socket as they
+    /// are, and [files](TlsStream::send_file) without passing through the program. Default: no.
+    ///
+    /// It does so where it can, else nothing changes; [`TlsAttribute::KERNEL_SEND`](crate::stream::tls::TlsAttribute) says
+    /// which it is. That needs a [`TcpStream`](crate::net::TcpStream), a configuration of this module or with a
+    /// [provider](crate::stream::tls::kernel_send_provider) that tells its keys, and a kernel with its TLS module loaded
+    /// (`modprobe tls`) that knows the cipher: AES-GCM, and CHACHA20-POLY1305.
+    ///
+    /// There is no way back: [`unwrap`](TlsStream::unwrap) fails, and a stream that is dropped without `aclose` may lose
+    /// the end of what a peer has not taken. New keys are for kernels that take them: on others, once a peer asks for
+    /// some, or the keys are [used up](TlsStream::renew_keys), sends fail.
+    ///
+    /// # Kernel
+    /// `TCP_ULP` and `TLS_TX` (4.13; TLS 1.3 5.1, CHACHA20-POLY1305 5.11, new keys 6.14); then as a TCP stream sends, and
+    /// `IORING_OP_SENDMSG` for what TLS has to say itself.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn demo(tcp: proactor::net::TcpStream) -> std::io::Result<()> {
+    /// use proactor::stream::TypedAttributeProvider;
+    /// use proactor::stream::tls::{TlsAttribute, TlsStream};
+    ///
+    /// let tls = TlsStream::client(tcp, "example.org").kernel_send(true).handshake().await?;
+    /// println!("the kernel sends: {:?}", tls.extra(TlsAttribute::KERNEL_SEND));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # References
+    /// [Kernel TLS](https://docs.kernel.org/networking/tls.html)
+    #[doc(alias = "ktls")]
+    #[doc(alias = "OP_ENABLE_KTLS")]
+    pub fn kernel_send(mut self, on: bool) -> Self {
+        self.kernel_send = on;
+        self
+    }
+
     /// Speaks with the peer until both know the keys.
     ///
     /// # Cancel safety
@@ -192,16 +230,24 @@ impl<S: ByteStream + 'static> Wrap<S> {
     #[doc(alias = "do_handshake")]
     pub fn handshake(self) -> impl Future<Output = Result<TlsStream<S>, HandshakeFailed<S>>> {
         async move {
-            let session = match session(self.side).await {
+            let mut session = match session(self.side).await {
                 Ok(session) => session,
                 Err(error) => return Err(HandshakeFailed { error, stream: self.stream }),
             };
+            if self.kernel_send {
+                session.note_keys();
+            }
             let tls = TlsStream::new(self.stream, session, self.standard_compatible, self.farewell);
             if !self.received.is_empty() {
                 tls.take_in(&self.received);
             }
             match fail_after(self.limit, poll_fn(|cx| tls.poll_handshake(cx))).await {
-                Ok(()) => Ok(tls),
+                Ok(()) => {
+                    if self.kernel_send {
+                        tls.offer_to_kernel();
+                    }
+                    Ok(tls)
+                }
                 Err(error) => {
                     // The alert that says why, if the peer takes it.
                     let _ = fail_after(ALERT, poll_fn(|cx| tls.link.poll_flush(cx, 0))).await;

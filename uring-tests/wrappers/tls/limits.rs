@@ -50,7 +50,7 @@ fn limited(common: &CipherSuiteCommon, records: u64) -> CipherSuiteCommon {
     }
 }
 
-fn client_with_limit(version: ProtocolVersion, records: u64) -> ClientConfig {
+pub(super) fn client_with_limit(version: ProtocolVersion, records: u64) -> ClientConfig {
     let old = cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
     let suite = match (version, old, cipher_suite::TLS13_AES_128_GCM_SHA256) {
         (ProtocolVersion::TLSv1_2, SupportedCipherSuite::Tls12(suite), _) => {

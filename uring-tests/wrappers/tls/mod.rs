@@ -2,9 +2,11 @@
 
 mod handshake;
 mod interop;
+mod kernel;
 mod limits;
 mod records;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -61,16 +63,36 @@ pub(crate) fn client() -> ClientConfig {
     client_config(roots())
 }
 
+thread_local! {
+    /// Both sides of `wrapped` leave sending to the kernel, if it can.
+    static BY_KERNEL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// In `test`, connections are made so that the kernel sends, if it can.
+fn by_kernel<R>(test: impl FnOnce() -> R) -> R {
+    BY_KERNEL.set(true);
+    let done = test();
+    BY_KERNEL.set(false);
+    done
+}
+
 /// Both sides of a TLS connection over these two streams.
-async fn wrapped<A, B>(client_side: A, server_side: B) -> io::Result<(TlsStream<A>, TlsStream<B>)>
+fn wrapped<A, B>(
+    client_side: A,
+    server_side: B,
+) -> impl Future<Output = io::Result<(TlsStream<A>, TlsStream<B>)>>
 where
     A: ByteStream + 'static,
     B: ByteStream + 'static,
 {
-    let ours = TlsStream::client(client_side, "localhost").client_config(Arc::new(client())).handshake();
-    let theirs = TlsStream::server(server_side, Arc::new(server())).handshake();
-    let (ours, theirs) = futures_util::join!(ours, theirs);
-    Ok((ours.map_err(error)?, theirs.map_err(error)?))
+    let ours = TlsStream::client(client_side, "localhost").client_config(Arc::new(client()));
+    let ours = ours.kernel_send(BY_KERNEL.get()).handshake();
+    let theirs = TlsStream::server(server_side, Arc::new(server()));
+    let theirs = theirs.kernel_send(BY_KERNEL.get()).handshake();
+    async {
+        let (ours, theirs) = futures_util::join!(ours, theirs);
+        Ok((ours.map_err(error)?, theirs.map_err(error)?))
+    }
 }
 
 fn error<S>(failed: HandshakeFailed<S>) -> io::Error {

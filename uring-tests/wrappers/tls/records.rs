@@ -90,7 +90,7 @@ pub(super) async fn receive_all(stream: &impl ByteReceiveStream) -> io::Result<V
     Ok(all)
 }
 
-fn much_crosses_both_ways_at_once_with_back_pressure(cx: Cx) {
+pub(super) fn much_crosses_both_ways_at_once_with_back_pressure(cx: Cx) {
     async fn cross(one: &impl ByteStream, other: &impl ByteStream) -> io::Result<()> {
         let data = pattern(3 << 20);
         let late = async {
@@ -120,7 +120,7 @@ fn much_crosses_both_ways_at_once_with_back_pressure(cx: Cx) {
     });
 }
 
-fn the_end_of_tls_is_told_and_half_of_it_is_possible(cx: Cx) {
+pub(super) fn the_end_of_tls_is_told_and_half_of_it_is_possible(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         ours.send("last").await?;
@@ -184,7 +184,7 @@ fn a_record_that_was_changed_ends_the_connection(cx: Cx) {
     });
 }
 
-fn a_second_sender_or_receiver_is_told_that_it_is_busy(cx: Cx) {
+pub(super) fn a_second_sender_or_receiver_is_told_that_it_is_busy(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         let (first, second, sent) = join!(ours.receive(), ours.receive(), async {
@@ -216,7 +216,7 @@ fn a_second_sender_or_receiver_is_told_that_it_is_busy(cx: Cx) {
     });
 }
 
-fn closing_tells_who_waits_and_says_goodbye(cx: Cx) {
+pub(super) fn closing_tells_who_waits_and_says_goodbye(cx: Cx) {
     cx.run(async {
         let before = open_descriptors();
         let (ours, theirs) = tls_pair().await?;
@@ -237,7 +237,7 @@ fn closing_tells_who_waits_and_says_goodbye(cx: Cx) {
     });
 }
 
-fn closing_tells_a_sender_that_waits_and_drops_what_was_not_received(cx: Cx) {
+pub(super) fn closing_tells_a_sender_that_waits_and_drops_what_was_not_received(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         theirs.send("one").await?;
@@ -279,7 +279,7 @@ fn unwrapping_refuses_to_drop_what_was_not_received(cx: Cx) {
     });
 }
 
-fn a_forced_close_waits_for_nothing_and_closes_below(cx: Cx) {
+pub(super) fn a_forced_close_waits_for_nothing_and_closes_below(cx: Cx) {
     cx.run(async {
         let before = open_descriptors();
         for dropped in [false, true] {
@@ -360,7 +360,7 @@ async fn sends_given_up(
     Ok(())
 }
 
-fn cancelled_and_dropped_sends_leave_the_records_whole(cx: Cx) {
+pub(super) fn cancelled_and_dropped_sends_leave_the_records_whole(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         sends_given_up(ours, theirs).await?;
@@ -370,7 +370,7 @@ fn cancelled_and_dropped_sends_leave_the_records_whole(cx: Cx) {
     });
 }
 
-fn cancelled_and_dropped_receives_lose_nothing(cx: Cx) {
+pub(super) fn cancelled_and_dropped_receives_lose_nothing(cx: Cx) {
     async fn check(
         ours: TlsStream<impl ByteStream + 'static>,
         theirs: TlsStream<impl ByteStream + 'static>,
@@ -434,7 +434,7 @@ fn the_keys_are_renewed_while_only_one_side_sends(cx: Cx) {
     });
 }
 
-fn the_poll_faces_do_the_same(cx: Cx) {
+pub(super) fn the_poll_faces_do_the_same(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         let data = pattern(500_000);
@@ -456,7 +456,7 @@ fn the_poll_faces_do_the_same(cx: Cx) {
     });
 }
 
-fn a_file_is_sent_by_reading_it(cx: Cx) {
+pub(super) fn a_file_is_sent_by_reading_it(cx: Cx) {
     cx.run(async {
         let folder = Folder::new();
         let data = pattern(1_000_000);
