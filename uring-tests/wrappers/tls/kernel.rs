@@ -51,13 +51,10 @@ macro_rules! once_more {
 once_more!(
     much_crosses_both_ways_at_once_with_back_pressure,
     the_end_of_tls_is_told_and_half_of_it_is_possible,
-    a_second_sender_or_receiver_is_told_that_it_is_busy,
     closing_tells_who_waits_and_says_goodbye,
     closing_tells_a_sender_that_waits_and_drops_what_was_not_received,
     a_forced_close_waits_for_nothing_and_closes_below,
     cancelled_and_dropped_sends_leave_the_records_whole,
-    cancelled_and_dropped_receives_lose_nothing,
-    the_poll_faces_do_the_same,
     a_file_is_sent_by_reading_it,
 );
 

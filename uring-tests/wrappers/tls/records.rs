@@ -184,7 +184,7 @@ fn a_record_that_was_changed_ends_the_connection(cx: Cx) {
     });
 }
 
-pub(super) fn a_second_sender_or_receiver_is_told_that_it_is_busy(cx: Cx) {
+fn a_second_sender_or_receiver_is_told_that_it_is_busy(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         let (first, second, sent) = join!(ours.receive(), ours.receive(), async {
@@ -370,7 +370,7 @@ pub(super) fn cancelled_and_dropped_sends_leave_the_records_whole(cx: Cx) {
     });
 }
 
-pub(super) fn cancelled_and_dropped_receives_lose_nothing(cx: Cx) {
+fn cancelled_and_dropped_receives_lose_nothing(cx: Cx) {
     async fn check(
         ours: TlsStream<impl ByteStream + 'static>,
         theirs: TlsStream<impl ByteStream + 'static>,
@@ -434,7 +434,7 @@ fn the_keys_are_renewed_while_only_one_side_sends(cx: Cx) {
     });
 }
 
-pub(super) fn the_poll_faces_do_the_same(cx: Cx) {
+fn the_poll_faces_do_the_same(cx: Cx) {
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         let data = pattern(500_000);
