@@ -34,7 +34,7 @@
 //! | `run_in_executor`, `set_default_executor`, `shutdown_default_executor` | [`run_in_executor`](crate::event_loop::run_in_executor), [`set_default_executor`](crate::event_loop::set_default_executor), [`shutdown_default_executor`](crate::event_loop::shutdown_default_executor) |
 //! | `add_reader`, `remove_reader`, `add_writer`, `remove_writer` | [`compat::add_reader`](crate::compat::add_reader) and its neighbours, also as methods of [`EventLoop`](crate::EventLoop) |
 //! | `wait_socket_readable`, `wait_socket_writable`, `notify_closing` | [`compat::wait_readable`](crate::compat::wait_readable), [`compat::wait_writable`](crate::compat::wait_writable), [`compat::notify_closing`](crate::compat::notify_closing) |
-//! | a stream for libraries that are written for other runtimes | `compat::ForeignIo`, with the features `futures-io` (the traits of `futures`) and `tokio-io` (those of tokio) |
+//! | a stream for libraries that are written for other runtimes, and back | `compat::ForeignIo` and `compat::ForeignStream`, with the features `futures-io` (the traits of `futures`) and `tokio-io` (those of tokio) |
 //! | `add_signal_handler`, `remove_signal_handler` | [`add_signal_handler`](crate::event_loop::add_signal_handler), [`remove_signal_handler`](crate::event_loop::remove_signal_handler): others who listen for the signal are left alone, and what it does by default does not come back |
 //! | `open_signal_receiver` | [`open_signal_receiver`](crate::signal::open_signal_receiver), an [`ObjectReceiveStream`](crate::stream::ObjectReceiveStream) |
 //! | a loop inside of another one | [`EventLoop::run_ready`](crate::EventLoop::run_ready), [`EventLoop::descriptor`](crate::EventLoop::descriptor) |
@@ -160,6 +160,7 @@
 //! | `SocketAttribute` | [`SocketAttribute`](crate::stream::SocketAttribute) |
 //! | `BufferedByteReceiveStream`, `BufferedByteStream` | [`BufferedByteReceiveStream`](crate::stream::BufferedByteReceiveStream) |
 //! | `TextReceiveStream`, `TextSendStream`, `TextStream` | [`TextReceiveStream`](crate::stream::TextReceiveStream), [`TextSendStream`](crate::stream::TextSendStream), [`TextStream`](crate::stream::TextStream); a character that the end cuts off is an error here, and silently lost there |
+//! | `FileReadStream`, `FileWriteStream`, `FileStreamAttribute` | [`FileReadStream`](crate::fs::FileReadStream), [`FileWriteStream`](crate::fs::FileWriteStream), [`FileStreamAttribute`](crate::fs::FileStreamAttribute); `append=True` is [`append_to`](crate::fs::FileWriteStream::append_to) |
 //! | `StapledByteStream`, `StapledObjectStream`, `MultiListener` | [`StapledByteStream`](crate::stream::StapledByteStream), [`StapledObjectStream`](crate::stream::StapledObjectStream), [`MultiListener`](crate::stream::MultiListener) |
 #![cfg_attr(
     feature = "tls",

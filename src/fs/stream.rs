@@ -158,7 +158,7 @@ impl FileReadStream {
 }
 
 impl AsyncResource for FileReadStream {
-    /// Closes the file, after a receive that has begun.
+    /// Closes the file. A receive that has begun is told [`Closed`], and closes it when it ends.
     fn aclose(&self) -> impl Future<Output = io::Result<()>> {
         self.0.close()
     }
@@ -258,7 +258,7 @@ impl FileWriteStream {
 }
 
 impl AsyncResource for FileWriteStream {
-    /// Closes the file, after a send that has begun.
+    /// Closes the file. A send that has begun ends as if nothing were, and closes it then.
     fn aclose(&self) -> impl Future<Output = io::Result<()>> {
         self.0.close()
     }

@@ -8,22 +8,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use proactor::Busy;
 use proactor::net::TcpStream;
 use proactor::stream::tls::TlsStream;
 use proactor::stream::{AsyncResource, ByteReceiveStream};
 use proactor::transport::{
     Protocol, SendfileOptions, Tls, Transport, connect_accepted_socket, connect_accepted_tls,
 };
-use proactor::{Busy, spawn};
 
 use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
 use crate::wrappers::tls::{client, server};
 
-both_drivers!(
-    what_is_written_behind_the_goodbye_is_dropped,
-    a_file_over_tls_is_given_up_by_an_abort,
-    a_file_is_refused_while_tls_is_started,
-);
+both_drivers!(what_is_written_behind_the_goodbye_is_dropped, a_file_is_refused_while_tls_is_started,);
 
 #[derive(Default)]
 struct Notes {
@@ -65,22 +61,6 @@ fn what_is_written_behind_the_goodbye_is_dropped(cx: Cx) {
         theirs.aclose().await?;
         until(|| protocol.lost.get()).await;
         assert!(protocol.error.borrow().is_none(), "{:?}", protocol.error.borrow());
-        Ok::<_, io::Error>(())
-    });
-}
-
-fn a_file_over_tls_is_given_up_by_an_abort(cx: Cx) {
-    cx.run(async {
-        let (transport, protocol, theirs) = pair().await?;
-        let zeros = std::fs::File::open("/dev/zero")?;
-        let sending = spawn(transport.sendfile(&zeros, SendfileOptions::default()));
-        drop(theirs.receive().await?);
-        turns(5).await;
-        transport.abort();
-        assert!(sending.await?.is_err());
-        until(|| protocol.lost.get()).await;
-        assert!(protocol.error.borrow().is_none());
-        while let Ok(Some(_)) = theirs.receive().await {}
         Ok::<_, io::Error>(())
     });
 }
