@@ -1,9 +1,11 @@
 //! The readiness driver: try, wait for readiness, try again, complete.
 //!
 //! What has to be known about epoll here:
-//! - Descriptors are registered once, when an attempt first has to wait, for both directions and edge-triggered: one
-//!   `epoll_ctl` in a connection's life, none per operation. An edge is remembered in [`Readiness`] until an attempt
-//!   finds the descriptor not ready (EAGAIN), or a receive comes back short, which says the same without the call.
+//! - Descriptors are registered once, when an attempt first has to wait, and edge-triggered: one `epoll_ctl` in a
+//!   connection's life, none per operation. An edge is remembered in [`Readiness`] until an attempt finds the descriptor
+//!   not ready (EAGAIN), or a receive comes back short, which says the same without the call.
+//! - Room to send is asked for only when a send first has to wait, from then on for good: of UNIX and UDP sockets each
+//!   message that its receiver takes is an edge, and so would wake the loop in vain.
 //! - After the peer's end or an error there is no further edge, so from then on the descriptor counts as ready for good.
 //! - An event can come late, for a number that was closed and is in use again: the token carries a generation.
 //! - Regular files cannot be registered (EPERM): they are always ready, which is why file work goes to the pool.
@@ -21,7 +23,8 @@ use crate::sys::epoll;
 const READ_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
 const WRITE_EVENTS: u32 = libc::EPOLLOUT as u32;
 const END_EVENTS: u32 = (libc::EPOLLHUP | libc::EPOLLERR) as u32;
-const ALL_EVENTS: u32 = READ_EVENTS | WRITE_EVENTS | libc::EPOLLET as u32;
+const EDGES: u32 = libc::EPOLLET as u32;
+const ALL_EVENTS: u32 = READ_EVENTS | WRITE_EVENTS | EDGES;
 
 /// The token of the bell, which no descriptor's token can be.
 const BELL: u64 = u64::MAX;
@@ -76,6 +79,8 @@ impl Queue {
 /// One direction of a descriptor.
 #[derive(Debug)]
 struct Side {
+    /// The set tells of it.
+    watched: bool,
     /// An attempt may succeed. True until one had to wait.
     ready: bool,
     /// The peer ended or the socket failed: no more edges come, so it stays ready.
@@ -94,19 +99,23 @@ impl Side {
 
 impl Default for Side {
     fn default() -> Self {
-        Self { ready: true, ended: false, urgent: false, queue: Queue::default() }
+        Self { watched: false, ready: true, ended: false, urgent: false, queue: Queue::default() }
     }
 }
 
 #[derive(Debug, Default)]
 struct Readiness {
-    registered: bool,
     generation: u32,
     read: Side,
     write: Side,
 }
 
 impl Readiness {
+    /// Whether it is in the set; if at all, for reading.
+    fn is_registered(&self) -> bool {
+        self.read.watched
+    }
+
     fn side(&mut self, direction: Direction) -> &mut Side {
         match direction {
             Direction::Read => &mut self.read,
@@ -225,25 +234,35 @@ impl Epoll {
             self.now.push_back(key); // the attempt says EBADF
             return;
         }
-        let readiness = self.readiness(fd);
-        let is_registered = readiness.registered;
-        let side = readiness.side(direction);
+        let side = self.readiness(fd).side(direction);
         side.queue.push(key);
+        let is_watched = side.watched;
+        // There is room more often than not, and rarely anything to receive.
+        let is_likely = side.ready && (is_watched || direction == Direction::Write);
         // A registration that fails is left to the attempt, which gives the true answer.
-        if is_registered && side.ready || !is_registered && self.register(fd).is_err() {
+        if is_likely || !is_watched && self.watch(fd, direction).is_err() {
             self.readiness(fd).side(direction).ready = true;
             self.due.push_back((fd, direction));
         }
     }
 
-    /// The first event of a fresh registration tells what is ready, so nothing is tried in vain.
-    fn register(&mut self, fd: RawFd) -> io::Result<()> {
-        let generation = self.readiness(fd).generation;
-        self.epoll().add(fd, ALL_EVENTS, u64::from(generation) << 32 | fd as u64)?;
+    /// From now on the set tells of this direction. Its first event says what is ready already, so nothing is tried in
+    /// vain.
+    fn watch(&mut self, fd: RawFd, direction: Direction) -> io::Result<()> {
         let readiness = self.readiness(fd);
-        readiness.registered = true;
-        readiness.read.ready = false;
-        readiness.write.ready = false;
+        let (is_registered, generation) = (readiness.is_registered(), readiness.generation);
+        let token = u64::from(generation) << 32 | fd as u64;
+        match (is_registered, direction) {
+            (true, _) => self.epoll().modify(fd, ALL_EVENTS, token),
+            (false, Direction::Write) => self.epoll().add(fd, ALL_EVENTS, token),
+            (false, Direction::Read) => self.epoll().add(fd, READ_EVENTS | EDGES, token),
+        }?;
+        let Readiness { read, write, .. } = self.readiness(fd);
+        read.ready &= is_registered;
+        read.watched = true;
+        if direction == Direction::Write {
+            (write.ready, write.watched) = (false, true);
+        }
         Ok(())
     }
 
@@ -263,7 +282,7 @@ impl Epoll {
         let readiness = self.readiness(fd);
         debug_assert!(readiness.read.queue.first.is_none() && readiness.write.queue.first.is_none(), "C13");
         let generation = readiness.generation.wrapping_add(1);
-        let was_registered = std::mem::take(readiness).registered;
+        let was_registered = std::mem::take(readiness).is_registered();
         readiness.generation = generation;
         if was_registered {
             // The open file may have other descriptors (dup, fork), which would keep it registered.
@@ -340,7 +359,7 @@ impl Epoll {
     fn note(&mut self, events: u32, token: u64, table: &Table, batch: &mut Vec<(Key, Answer)>) {
         let fd = token as u32 as RawFd;
         let readiness = self.readiness(fd);
-        if readiness.generation != (token >> 32) as u32 || !readiness.registered {
+        if readiness.generation != (token >> 32) as u32 || !readiness.is_registered() {
             return; // of a descriptor that was closed meanwhile
         }
         let ended = events & END_EVENTS != 0;
@@ -371,7 +390,6 @@ impl Epoll {
     /// Makes attempts for one direction until it is not ready any more or nobody waits for it.
     fn attempt(&mut self, fd: RawFd, direction: Direction, table: &Table, batch: &mut Vec<(Key, Answer)>) {
         let Some(readiness) = self.fds.get_mut(fd as usize) else { return };
-        let is_registered = readiness.registered;
         let side = readiness.side(direction);
         let mut shots = 0;
         loop {
@@ -392,10 +410,10 @@ impl Epoll {
                 }
                 Some(Attempt::Wait) => {
                     side.ready = false;
-                    if is_registered {
+                    if side.watched {
                         return;
                     }
-                    let Err(error) = self.register(fd) else { return };
+                    let Err(error) = self.watch(fd, direction) else { return };
                     // It cannot be waited for: no memory, too many watches, or no such thing as readiness.
                     let side = self.readiness(fd).side(direction);
                     side.queue.pop();
