@@ -29,6 +29,7 @@ mod pipe_copies;
 mod pipes;
 mod pressure;
 mod processes;
+mod readiness;
 mod regressions;
 mod send_file;
 mod serving;

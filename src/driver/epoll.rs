@@ -4,6 +4,9 @@
 //! - Descriptors are registered once, when an attempt first has to wait, and edge-triggered: one `epoll_ctl` in a
 //!   connection's life, none per operation. An edge is remembered in [`Readiness`] until an attempt finds the descriptor
 //!   not ready (EAGAIN), or a receive comes back short, which says the same without the call.
+//! - What a receive may stop in front of (a pipe's packet, descriptors that go with bytes of a UNIX stream) no edge tells
+//!   of. So streams but TCP begin level-triggered: a short receive is enough there too, the kernel looks again with the
+//!   next wait. As soon as such an event finds nobody who wants it, edges do for good, and receives go on until EAGAIN.
 //! - Room to send is asked for only when a send first has to wait, from then on for good: of UNIX and UDP sockets each
 //!   message that its receiver takes is an edge, and so would wake the loop in vain.
 //! - After the peer's end or an error there is no further edge, so from then on the descriptor counts as ready for good.
@@ -21,10 +24,11 @@ use crate::driver::{Answer, Attempt, BATCH_MAX, Route, Wait};
 use crate::sys::epoll;
 
 const READ_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
+/// Without EPOLLPRI, which nobody takes away.
+const LEVEL_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP) as u32;
 const WRITE_EVENTS: u32 = libc::EPOLLOUT as u32;
 const END_EVENTS: u32 = (libc::EPOLLHUP | libc::EPOLLERR) as u32;
 const EDGES: u32 = libc::EPOLLET as u32;
-const ALL_EVENTS: u32 = READ_EVENTS | WRITE_EVENTS | EDGES;
 
 /// The token of the bell, which no descriptor's token can be.
 const BELL: u64 = u64::MAX;
@@ -40,6 +44,15 @@ const SHOTS_MAX: usize = 32;
 enum Direction {
     Read,
     Write,
+}
+
+/// Whether the set tells of a direction: once for each thing that happens, or as long as it is so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Watch {
+    #[default]
+    No,
+    Edges,
+    Level,
 }
 
 /// The operations that wait for one direction of a descriptor, in order. Nearly always at most one.
@@ -79,27 +92,34 @@ impl Queue {
 /// One direction of a descriptor.
 #[derive(Debug)]
 struct Side {
-    /// The set tells of it.
-    watched: bool,
+    watch: Watch,
     /// An attempt may succeed. True until one had to wait.
     ready: bool,
     /// The peer ended or the socket failed: no more edges come, so it stays ready.
     ended: bool,
     /// There was urgent data: a receive stops in front of it, and being short says nothing.
     urgent: bool,
+    /// A receive may stop in front of something else, and only edges are told.
+    cut: bool,
     queue: Queue,
 }
 
 impl Side {
+    /// An operation of this route comes.
+    fn heed(&mut self, route: Route) {
+        self.cut |= self.watch == Watch::Edges && matches!(route, Route::ReadableStream(_));
+    }
+
     /// Whether a receive that brings less than fits may have left something, of which no edge would tell.
     fn says_more(&self) -> bool {
-        self.ended || self.urgent
+        self.ended || self.urgent || self.cut
     }
 }
 
 impl Default for Side {
     fn default() -> Self {
-        Self { watched: false, ready: true, ended: false, urgent: false, queue: Queue::default() }
+        let (ended, urgent, cut) = (false, false, false);
+        Self { watch: Watch::No, ready: true, ended, urgent, cut, queue: Queue::default() }
     }
 }
 
@@ -113,7 +133,7 @@ struct Readiness {
 impl Readiness {
     /// Whether it is in the set; if at all, for reading.
     fn is_registered(&self) -> bool {
-        self.read.watched
+        self.read.watch != Watch::No
     }
 
     fn side(&mut self, direction: Direction) -> &mut Side {
@@ -144,7 +164,7 @@ pub(crate) struct Epoll {
 
 fn place(route: Route) -> Option<(RawFd, Direction)> {
     match route {
-        Route::Readable(fd) => Some((fd, Direction::Read)),
+        Route::Readable(fd) | Route::ReadableStream(fd) => Some((fd, Direction::Read)),
         Route::Writable(fd) => Some((fd, Direction::Write)),
         Route::Now | Route::Pool => None,
     }
@@ -220,6 +240,7 @@ impl Epoll {
     pub(crate) fn must_wait(&mut self, route: Route, drained: bool) {
         if let Some((fd, direction)) = place(route) {
             let side = self.readiness(fd).side(direction);
+            side.heed(route);
             side.ready = drained && side.says_more();
         }
     }
@@ -235,35 +256,55 @@ impl Epoll {
             return;
         }
         let side = self.readiness(fd).side(direction);
+        side.heed(route);
         side.queue.push(key);
-        let is_watched = side.watched;
+        let is_watched = side.watch != Watch::No;
         // There is room more often than not, and rarely anything to receive.
         let is_likely = side.ready && (is_watched || direction == Direction::Write);
         // A registration that fails is left to the attempt, which gives the true answer.
-        if is_likely || !is_watched && self.watch(fd, direction).is_err() {
+        let is_stream = matches!(route, Route::ReadableStream(_));
+        if is_likely || !is_watched && self.watch_for(fd, direction, is_stream).is_err() {
             self.readiness(fd).side(direction).ready = true;
             self.due.push_back((fd, direction));
         }
     }
 
-    /// From now on the set tells of this direction. Its first event says what is ready already, so nothing is tried in
-    /// vain.
-    fn watch(&mut self, fd: RawFd, direction: Direction) -> io::Result<()> {
+    /// From now on the set tells of a direction; of what a stream brings as long as there is something.
+    fn watch_for(&mut self, fd: RawFd, direction: Direction, is_stream: bool) -> io::Result<()> {
+        match direction {
+            Direction::Write => self.watch(fd, Watch::Edges, Watch::Edges),
+            Direction::Read if is_stream => self.watch(fd, Watch::Level, Watch::No),
+            Direction::Read => self.watch(fd, Watch::Edges, Watch::No),
+        }
+    }
+
+    /// Has the set tell of a descriptor. The first event says what is ready already, so nothing is tried in vain.
+    fn watch(&mut self, fd: RawFd, read: Watch, write: Watch) -> io::Result<()> {
         let readiness = self.readiness(fd);
         let (is_registered, generation) = (readiness.is_registered(), readiness.generation);
         let token = u64::from(generation) << 32 | fd as u64;
-        match (is_registered, direction) {
-            (true, _) => self.epoll().modify(fd, ALL_EVENTS, token),
-            (false, Direction::Write) => self.epoll().add(fd, ALL_EVENTS, token),
-            (false, Direction::Read) => self.epoll().add(fd, READ_EVENTS | EDGES, token),
-        }?;
-        let Readiness { read, write, .. } = self.readiness(fd);
-        read.ready &= is_registered;
-        read.watched = true;
-        if direction == Direction::Write {
-            (write.ready, write.watched) = (false, true);
+        let reads = if read == Watch::Level { LEVEL_EVENTS } else { READ_EVENTS | EDGES };
+        let writes = if write == Watch::No { 0 } else { WRITE_EVENTS };
+        if is_registered {
+            self.epoll().modify(fd, reads | writes, token)?;
+        } else {
+            self.epoll().add(fd, reads | writes, token)?;
+        }
+        let side = &mut self.readiness(fd).read;
+        side.cut |= (side.watch, read) == (Watch::Level, Watch::Edges);
+        (side.watch, side.ready) = (read, side.ready && is_registered);
+        if write != Watch::No {
+            let side = &mut self.readiness(fd).write;
+            (side.watch, side.ready) = (write, false);
         }
         Ok(())
+    }
+
+    /// An event of a level found nobody, or nothing: it must not come again and again.
+    #[cold]
+    fn take_edges(&mut self, fd: RawFd) {
+        // It cannot fail: the set knows the descriptor.
+        let _ = self.watch(fd, Watch::Edges, Watch::No);
     }
 
     /// Asks to cancel; the operation is answered at the next `poll`, unless its result is on its way already.
@@ -374,6 +415,8 @@ impl Epoll {
                 side.urgent |= events & libc::EPOLLPRI as u32 != 0;
                 if side.queue.first.is_some() {
                     self.attempt(fd, direction, table, batch);
+                } else if side.watch == Watch::Level {
+                    self.take_edges(fd);
                 }
             }
         }
@@ -410,10 +453,14 @@ impl Epoll {
                 }
                 Some(Attempt::Wait) => {
                     side.ready = false;
-                    if side.watched {
-                        return;
+                    match side.watch {
+                        Watch::Edges => return,
+                        Watch::Level if shots > 1 => return,
+                        Watch::Level => return self.take_edges(fd),
+                        Watch::No => {}
                     }
-                    let Err(error) = self.watch(fd, direction) else { return };
+                    // (As for a stream: that is right for all.)
+                    let Err(error) = self.watch_for(fd, direction, true) else { return };
                     // It cannot be waited for: no memory, too many watches, or no such thing as readiness.
                     let side = self.readiness(fd).side(direction);
                     side.queue.pop();

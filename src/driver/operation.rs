@@ -10,6 +10,8 @@ use crate::driver::{Aftermath, Answer, Attempt, Features};
 pub(crate) enum Route {
     /// Until the descriptor can be read.
     Readable(i32),
+    /// The same, for a receive that may bring less than fits though there is more: see the top of `epoll.rs`.
+    ReadableStream(i32),
     /// Until the descriptor can be written.
     Writable(i32),
     /// Nowhere: the first attempt ends it.
@@ -56,6 +58,12 @@ pub(crate) trait Op: 'static {
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
         let _ = after;
         Step::Done(answer.result)
+    }
+
+    /// It ended with `result`, which a future waits for, that may come to fetch it much later: who waits for the end only
+    /// goes on now.
+    fn ended(&mut self, result: i32, after: &mut Aftermath) {
+        let _ = (result, after);
     }
 
     /// It ended with `result`, and no future will fetch that: its resource takes what it brought.

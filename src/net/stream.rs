@@ -46,7 +46,7 @@ impl<F: Family> Stream<F> {
     }
 
     pub(crate) fn from_descriptor(descriptor: Descriptor) -> Self {
-        let short = if F::CARRIES_MORE { Short::AllIfBare } else { Short::All };
+        let short = if F::CARRIES_MORE { Short::Unknown } else { Short::All };
         Self { shared: Shared::new(descriptor, short), family: PhantomData }
     }
 

@@ -13,6 +13,7 @@ use crate::sys::{errno, raw};
 ///
 /// # Safety
 /// `address` points to `len` bytes that may be written.
+#[inline]
 pub(crate) unsafe fn receive(fd: RawFd, address: *mut u8, len: usize) -> i32 {
     let none = std::ptr::null::<libc::sockaddr>();
     // SAFETY: the caller's promise; the peer's address is not asked for.
@@ -21,24 +22,11 @@ pub(crate) unsafe fn receive(fd: RawFd, address: *mut u8, len: usize) -> i32 {
     raw(result as isize)
 }
 
-/// As `receive`, and whether the kernel left nothing out that came with the bytes: descriptors, credentials.
-///
-/// # Safety
-/// As `receive`.
-pub(crate) unsafe fn receive_bare(fd: RawFd, address: *mut u8, len: usize) -> (i32, bool) {
-    let mut part = libc::iovec { iov_base: address.cast(), iov_len: len };
-    // SAFETY: zeroes are a valid header: no address, no bytes, no room for control messages.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-    // SAFETY: the header and its part are on this stack, and the part is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_recvmsg, fd, &raw mut message, libc::MSG_DONTWAIT) };
-    (raw(result as isize), message.msg_flags & libc::MSG_CTRUNC == 0)
-}
-
 /// Straight to the kernel, as `receive`.
 ///
 /// # Safety
 /// `address` points to `len` initialised bytes.
+#[inline]
 pub(crate) unsafe fn send(fd: RawFd, address: *const u8, len: usize) -> i32 {
     let (flags, none) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, std::ptr::null::<libc::sockaddr>());
     // SAFETY: the caller's promise; no address is given.

@@ -32,12 +32,10 @@ pub(crate) enum Medium {
 /// What it says that a receive brought less than fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Short {
+    /// Nothing: a UNIX socket stops behind a message that carries descriptors or credentials, a pipe behind a packet.
     Unknown,
     /// That it has taken all there was. So it is for TCP.
     All,
-    /// The same, if nothing came with the bytes: a UNIX socket stops behind a message that carries descriptors or
-    /// credentials.
-    AllIfBare,
 }
 
 impl Medium {
@@ -50,15 +48,22 @@ impl Medium {
         if self == Self::Records { libc::MSG_NOSIGNAL } else { send_flags(features) }
     }
 
-    pub(super) fn readable(self, fd: RawFd) -> Route {
-        if self == Self::File { Route::Pool } else { Route::Readable(fd) }
+    #[inline]
+    pub(super) fn readable(self, fd: RawFd, short: Short) -> Route {
+        match (self, short) {
+            (Self::File, _) => Route::Pool,
+            (_, Short::All) => Route::Readable(fd),
+            (_, Short::Unknown) => Route::ReadableStream(fd),
+        }
     }
 
+    #[inline]
     pub(super) fn writable(self, fd: RawFd) -> Route {
         if self == Self::File { Route::Pool } else { Route::Writable(fd) }
     }
 
     /// Receives into a buffer that the kernel chooses: as long as there are bytes, or once.
+    #[inline]
     pub(super) fn receive_pooled(self, fd: RawFd, buffer_size: usize) -> Entry {
         if self.is_socket() {
             return opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build();
@@ -74,38 +79,24 @@ impl Medium {
         }
     }
 
-    /// The result, and whether that was all there is.
-    ///
     /// # Safety
     /// `address` points to `len` bytes that may be written.
-    pub(super) unsafe fn receive_now(
-        self,
-        short: Short,
-        fd: RawFd,
-        address: *mut u8,
-        len: usize,
-    ) -> (i32, bool) {
-        if self == Self::Shared && socket::poll_now(fd, libc::POLLIN) == 0 {
-            return (-libc::EAGAIN, false);
+    #[inline]
+    pub(super) unsafe fn receive_now(self, fd: RawFd, address: *mut u8, len: usize) -> i32 {
+        match self {
+            // SAFETY: the caller's promise.
+            Self::Socket | Self::Records => unsafe { socket::receive(fd, address, len) },
+            Self::Shared if socket::poll_now(fd, libc::POLLIN) == 0 => -libc::EAGAIN,
+            // SAFETY: the caller's promise.
+            _ => unsafe { file::read(fd, address, len) },
         }
-        let (result, tells) = match (self, short) {
-            // SAFETY: the caller's promise.
-            (Self::Socket, Short::AllIfBare) => unsafe { socket::receive_bare(fd, address, len) },
-            (Self::Socket | Self::Records, _) => {
-                // SAFETY: the caller's promise.
-                let result = unsafe { socket::receive(fd, address, len) };
-                (result, short == Short::All)
-            }
-            // SAFETY: the caller's promise.
-            _ => (unsafe { file::read(fd, address, len) }, false),
-        };
-        (result, tells && result > 0 && (result as usize) < len)
     }
 
     pub(super) fn receive_in_pool(fd: RawFd, address: *mut u8, len: usize) -> Call {
         Call::Read { fd, address, len, offset: CURRENT }
     }
 
+    #[inline]
     pub(super) fn send(self, fd: RawFd, address: *const u8, len: usize, features: &Features) -> Entry {
         match self {
             Self::Socket | Self::Records => {
@@ -117,6 +108,7 @@ impl Medium {
 
     /// # Safety
     /// `address` points to `len` initialised bytes.
+    #[inline]
     pub(super) unsafe fn send_now(self, fd: RawFd, address: *const u8, len: usize) -> i32 {
         match self {
             // SAFETY: the caller's promise.

@@ -120,7 +120,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     }
 
     fn route(&self) -> Route {
-        self.target.medium().readable(self.fd())
+        self.target.medium().readable(self.fd(), self.target.short())
     }
 
     fn call(&mut self) -> Call {
@@ -140,8 +140,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         }
         let (address, len) = self.place();
         // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
-        let (result, is_all) =
-            unsafe { self.target.medium().receive_now(self.target.short(), self.fd(), address, len) };
+        let result = unsafe { self.target.medium().receive_now(self.fd(), address, len) };
         if result <= 0 {
             self.landing.clear(self.target.descriptor().driver().pool());
             return Attempt::from_result(result);
@@ -150,8 +149,8 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         if self.once {
             answer = answer.last();
         }
-        // The next edge tells of more.
-        if is_all { Attempt::Drained(answer) } else { Attempt::Complete(answer) }
+        // The next event tells of more.
+        if (result as usize) < len { Attempt::Drained(answer) } else { Attempt::Complete(answer) }
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
@@ -220,7 +219,7 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
     }
 
     fn route(&self) -> Route {
-        self.target.medium().readable(self.target.descriptor().number())
+        self.target.medium().readable(self.target.descriptor().number(), self.target.short())
     }
 
     fn call(&mut self) -> Call {
@@ -231,12 +230,12 @@ impl<T: ReceiveTarget, B: IoBufMut> Op for ReceiveInto<T, B> {
     fn attempt(&mut self) -> Attempt {
         let len = self.len();
         // SAFETY: the buffer is ours and has room for `len` bytes.
-        let (result, is_all) = unsafe {
+        let result = unsafe {
             let fd = self.target.descriptor().number();
-            self.target.medium().receive_now(self.target.short(), fd, self.buf.as_mut_ptr(), len)
+            self.target.medium().receive_now(fd, self.buf.as_mut_ptr(), len)
         };
         match Attempt::from_result(result) {
-            Attempt::Complete(answer) if is_all => Attempt::Drained(answer),
+            Attempt::Complete(answer) if result > 0 && (result as usize) < len => Attempt::Drained(answer),
             other => other,
         }
     }
