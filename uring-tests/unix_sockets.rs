@@ -13,14 +13,14 @@ use bytes::Bytes;
 use futures_util::poll;
 use proactor::cancel::move_on_after;
 use proactor::net::{UnixDatagram, UnixListener, UnixSeqpacket, UnixSeqpacketListener, UnixStream};
-use proactor::spawn;
 use proactor::stream::{
     AsyncResource, DynObjectReceiveStream, DynObjectSendStream, ObjectStream, UnreliableObjectReceiveStream,
     UnreliableObjectSendStream,
 };
+use proactor::{spawn, timeout};
 
 use crate::faults::bind_to_all_of_a_name;
-use crate::harness::{Cx, Folder, both_drivers, needs, open_descriptors, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, needs, open_descriptors, patience, turns, until};
 
 both_drivers!(
     messages_of_a_connection_come_whole_until_its_end,
@@ -35,6 +35,8 @@ both_drivers!(
     descriptors_that_came_late_go_with_their_bytes_or_not_at_all,
     fewer_descriptors_expected_are_fewer_of_messages_that_came_too,
     who_does_not_read_holds_up_nobody_else,
+    a_full_peer_holds_up_no_message_for_others,
+    a_send_that_is_done_and_not_fetched_holds_up_nobody,
     a_name_that_std_does_not_know_costs_no_message,
     a_deep_queue_of_a_closed_loop_needs_no_deep_stack,
     more_descriptors_than_expected_are_closed,
@@ -501,6 +503,73 @@ fn who_does_not_read_holds_up_nobody_else(cx: Cx) {
         let mut came = [received()?, received()?];
         came.sort();
         assert_eq!(came, [b"first".to_vec(), b"second".to_vec()]);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_full_peer_holds_up_no_message_for_others(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let (peer, other) = (folder.path("peer"), folder.path("other"));
+        let silent = std::os::unix::net::UnixDatagram::bind(&peer)?;
+        let filler = std::os::unix::net::UnixDatagram::unbound()?;
+        filler.set_nonblocking(true)?;
+        while filler.send_to(b"x", &peer).is_ok() {}
+        let ours = UnixDatagram::unbound()?;
+        ours.connect(&peer)?;
+        let other = UnixDatagram::bind(&other)?;
+        let address = other.local_addr()?;
+        let mut first = Box::pin(ours.send("first"));
+        assert!(poll!(&mut first).is_pending());
+        ours.write("second")?;
+        turns(3).await;
+        ours.write_to_addr("written", &address)?;
+        assert_eq!(&other.receive().await?[..], b"written");
+        ours.send_to_addr("sent", &address).await?;
+        assert_eq!(&other.receive().await?[..], b"sent");
+        assert!(poll!(&mut first).is_pending());
+        // Those for the peer stay in order.
+        silent.set_nonblocking(true)?;
+        while silent.recv(&mut [0; 8]).is_ok() {}
+        first.await?;
+        ours.flush().await?;
+        let mut buf = [0; 8];
+        for expected in ["first", "second"] {
+            let count = silent.recv(&mut buf)?;
+            assert_eq!(&buf[..count], expected.as_bytes());
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_send_that_is_done_and_not_fetched_holds_up_nobody(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = UnixSeqpacket::pair()?;
+        let mut sent = 0;
+        // One that has to wait for room.
+        let mut done = loop {
+            let mut sending = Box::pin(ours.send(vec![0; 1000]));
+            let is_sent = poll!(&mut sending).is_ready();
+            turns(3).await;
+            if !is_sent && poll!(&mut sending).is_pending() {
+                break sending;
+            }
+            sent += 1;
+        };
+        for _ in 0..sent {
+            theirs.receive().await?;
+        }
+        // It is sent, and nobody asks it.
+        assert_eq!(theirs.receive().await?.map(|message| message.len()), Some(1000));
+        let next = timeout(patience(10), ours.send("next"));
+        next.await.expect("it waits for nobody")?;
+        assert_eq!(&theirs.receive().await?.expect("a message")[..], b"next");
+        assert!(poll!(&mut done).is_ready());
+        ours.send("last").await?;
+        drop(done);
+        timeout(patience(10), ours.aclose()).await.expect("no send is under way")?;
+        assert_eq!(&theirs.receive().await?.expect("a message")[..], b"last");
+        assert!(theirs.receive().await?.is_none());
         Ok::<_, io::Error>(())
     });
 }

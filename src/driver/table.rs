@@ -263,6 +263,10 @@ impl Table {
                 if let Some(waker) = slot.waker.take() {
                     after.wake_one(waker);
                 }
+                if let Some(mut op) = slot.op.get() {
+                    // SAFETY: as in `with`.
+                    unsafe { op.as_mut() }.ended(result, after);
+                }
             }
             State::Detached => {
                 self.with(key, |op| op.settle(result, after));

@@ -253,7 +253,7 @@ impl<F: DatagramFamily> DatagramSocket<F> {
     /// [`flush`](Self::flush) or [`poll_flush`](Self::poll_flush) where there may be many.
     ///
     /// # Errors
-    /// If the socket is closed. What the kernel says of it, the next flush tells.
+    /// If the socket is closed. What the kernel says of it, a flush tells: of each one once, of more than 64 the last.
     pub fn write(&self, data: impl Into<Bytes>) -> io::Result<usize> {
         self.messages.write(data.into(), |_| Ok(()))
     }

@@ -1,7 +1,8 @@
 //! The sending side of a socket of messages.
 //!
 //! Where the order of messages counts, who wants to send needs the *turn*, as on a stream (C9). Datagrams that travel
-//! through a network have no order: as many as there are go to the kernel at once.
+//! through a network have no order: as many as there are go to the kernel at once. Nor have those that a UNIX socket sends
+//! to addresses, for each of which there is room or is none: only those to its peer wait for each other.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,6 +32,8 @@ const ROOM: What = What(&"room for a message");
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 /// What a written message counts beside its bytes, so that a limit for the bytes is one for messages without any, too.
 const OVERHEAD: usize = 8;
+/// The most errors that wait for somebody who flushes; then the oldest is forgotten for each one.
+const ERRORS_MAX: usize = 64;
 /// Envelopes that are kept for the next sends.
 const ENVELOPES_MAX: usize = 256;
 
@@ -47,7 +50,7 @@ struct Ticket {
 }
 
 pub(crate) struct Sends {
-    /// One at a time, in the order in which they were asked for.
+    /// One at a time, in the order in which they were asked for, unless they are for addresses.
     is_ordered: bool,
     /// Somebody has the turn.
     busy: Cell<bool>,
@@ -60,8 +63,8 @@ pub(crate) struct Sends {
     begun: Cell<usize>,
     /// Bytes of written messages that the kernel has not taken, and `OVERHEAD` for each of them.
     bytes: Cell<usize>,
-    /// Why a written message was not sent, to be told once.
-    error: Cell<Option<i32>>,
+    /// Why written messages were not sent, each to be told once.
+    errors: RefCell<VecDeque<i32>>,
     flushing: RefCell<Vec<Waiter>>,
     #[allow(clippy::vec_box, reason = "they go into operations as boxes, and come back so")]
     envelopes: RefCell<Vec<Box<Envelope>>>,
@@ -77,7 +80,7 @@ impl Sends {
             in_flight: Cell::new(None),
             begun: Cell::new(0),
             bytes: Cell::new(0),
-            error: Cell::new(None),
+            errors: RefCell::default(),
             flushing: RefCell::default(),
             envelopes: RefCell::default(),
         }
@@ -131,9 +134,10 @@ impl Sends {
         self.begun.get() == 0 && self.is_idle()
     }
 
-    /// Why a written message was not sent; once.
+    /// Why a written message was not sent; of each once.
     pub(crate) fn take_error(&self) -> io::Result<()> {
-        self.error.take().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        let errno = self.errors.borrow_mut().pop_front();
+        errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
     /// The send of whoever has the turn, or had it.
@@ -185,10 +189,11 @@ impl Drop for Queued<'_> {
 }
 
 impl Messages {
-    async fn turn(self: &Rc<Self>) -> io::Result<Turn<'_>> {
+    /// Waits for the turn, where it is needed.
+    async fn turn(self: &Rc<Self>, is_needed: bool) -> io::Result<Turn<'_>> {
         poll_fn(|cx| check(cx)).await?;
         self.check_open()?;
-        if !self.sends.is_ordered {
+        if !is_needed {
             return Ok(Turn(None));
         }
         if !self.sends.busy.replace(true) {
@@ -212,9 +217,17 @@ impl Messages {
         Ok(turn)
     }
 
-    async fn turn_after(self: &Rc<Self>, pause: Duration) -> io::Result<Turn<'_>> {
-        sleep(pause).await?;
-        self.turn().await
+    /// An envelope with what `address` writes on it, and whether it needs the turn.
+    fn envelope(&self, address: impl FnOnce(&mut Envelope) -> io::Result<()>) -> io::Result<Box<Envelope>> {
+        self.check_open()?;
+        let mut envelope = self.sends.envelope();
+        if let Err(error) = address(&mut envelope) {
+            self.sends.keep(envelope);
+            return Err(error);
+        }
+        let is_for_any = self.is_unix_datagram_socket() && envelope.address.is_some();
+        envelope.needs_turn = self.sends.is_ordered && !is_for_any;
+        Ok(envelope)
     }
 
     /// The turn is free: the next one gets it.
@@ -263,17 +276,17 @@ impl Messages {
         mut buf: B,
         address: impl Fn(&mut Envelope) -> io::Result<()>,
     ) -> Result<B, Failed<B>> {
-        let mut turn = match self.turn().await {
-            Ok(turn) => turn,
-            Err(error) => return Err(Failed::new(error, buf, 0)),
-        };
         let mut pause = RETRY.0;
         loop {
-            let mut envelope = self.sends.envelope();
-            if let Err(error) = address(&mut envelope) {
-                self.sends.keep(envelope);
-                return Err(Failed::new(error, buf, 0));
-            }
+            let mut envelope = match self.envelope(&address) {
+                Ok(envelope) => envelope,
+                Err(error) => return Err(Failed::new(error, buf, 0)),
+            };
+            let needs_turn = envelope.needs_turn;
+            let mut turn = match self.turn(needs_turn).await {
+                Ok(turn) => turn,
+                Err(error) => return Err(Failed::new(error, buf, 0)),
+            };
             let mut ask = Ask::new(self.driver(), SendMessage::new(self.clone(), envelope, buf), ROOM);
             let mut begun = false;
             let (result, op) = poll_fn(|cx| {
@@ -281,7 +294,7 @@ impl Messages {
                 if ask.key().is_some() && !begun {
                     begun = true;
                     self.sends.begun.set(self.sends.begun.get() + 1);
-                    if turn.0.is_some() {
+                    if needs_turn {
                         self.sends.in_flight.set(ask.key());
                         turn.hand_over();
                     }
@@ -289,23 +302,21 @@ impl Messages {
                 polled
             })
             .await;
-            if begun {
+            let sent;
+            (envelope, buf, sent) = op.into_parts();
+            if begun && !envelope.came_back {
                 let mut after = Aftermath::default();
-                self.send_came_back(&mut after);
+                self.came_back(&envelope, &mut after);
                 after.run();
-                turn = Turn(self.sends.is_ordered.then_some(self));
             }
-            let (envelope, given_back, sent) = op.into_parts();
-            buf = given_back;
             let is_queue_full = envelope.is_queue_full;
             self.sends.keep(envelope);
             if is_queue_full {
                 // Others go on meanwhile: what they send may be for somebody who receives.
                 drop(turn);
-                turn = match self.turn_after(pause).await {
-                    Ok(turn) => turn,
-                    Err(error) => return Err(Failed::new(error, buf, 0)),
-                };
+                if let Err(error) = sleep(pause).await {
+                    return Err(Failed::new(error.into(), buf, 0));
+                }
                 pause = (pause * 2).min(RETRY.1);
                 continue;
             }
@@ -316,27 +327,15 @@ impl Messages {
         }
     }
 
-    /// A send of a future is over.
-    fn send_came_back(&self, after: &mut Aftermath) {
-        self.sends.in_flight.set(None);
-        self.sends.begun.set(self.sends.begun.get() - 1);
-        self.wake_closer(after);
-    }
-
     /// Queues a message that nobody waits for.
     pub(crate) fn write(
         self: &Rc<Self>,
         bytes: Bytes,
         address: impl FnOnce(&mut Envelope) -> io::Result<()>,
     ) -> io::Result<usize> {
-        self.check_open()?;
-        let mut envelope = self.sends.envelope();
-        if let Err(error) = address(&mut envelope) {
-            self.sends.keep(envelope);
-            return Err(error);
-        }
+        let envelope = self.envelope(address)?;
         self.sends.bytes.set(self.sends.bytes.get() + bytes.len() + OVERHEAD);
-        if self.sends.is_ordered && self.sends.busy.replace(true) {
+        if envelope.needs_turn && self.sends.busy.replace(true) {
             self.sends.queue.borrow_mut().push_back(Item::Message(envelope, bytes));
         } else {
             self.begin(envelope, bytes);
@@ -346,16 +345,14 @@ impl Messages {
 
     /// Says that no more comes, when all that waits to be sent is sent.
     pub(crate) async fn shutdown_write(self: &Rc<Self>) -> io::Result<()> {
-        let _turn = self.turn().await?;
+        let _turn = self.turn(self.sends.is_ordered).await?;
         self.descriptor.with(|fd| control::shutdown_write(fd))
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, below: usize) -> Poll<io::Result<()>> {
         ready!(check(cx))?;
         self.check_open()?;
-        if let Some(errno) = self.sends.error.take() {
-            return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
-        }
+        self.sends.take_error()?;
         if self.sends.bytes.get() <= below && (below > 0 || self.sends.is_idle()) {
             return Poll::Ready(Ok(()));
         }
@@ -377,8 +374,12 @@ impl Sends {
     /// A written message was sent, or will not be.
     fn written_over(&self, len: usize, result: i32, after: &mut Aftermath) {
         self.bytes.set(self.bytes.get().saturating_sub(len + OVERHEAD));
-        if result < 0 && self.error.get().is_none() {
-            self.error.set(Some(-result));
+        if result < 0 {
+            let mut errors = self.errors.borrow_mut();
+            if errors.len() == ERRORS_MAX {
+                errors.pop_front();
+            }
+            errors.push_back(-result);
         }
         after.wake(self.flushing.borrow_mut().drain(..).filter_map(|waiter| waiter.take()));
     }
@@ -390,26 +391,38 @@ impl Sends {
     }
 }
 
+impl Messages {
+    /// A message that had the turn is over.
+    fn pass_turn(&self, envelope: &Envelope, after: &mut Aftermath) {
+        if envelope.needs_turn
+            && let Some(this) = self.rc()
+        {
+            this.next_turn(after);
+        }
+    }
+}
+
 impl MessageSender for Messages {
     fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
     fn send_over(&self, envelope: Box<Envelope>, len: usize, result: i32, after: &mut Aftermath) {
-        let sends = &self.sends;
         if let Some(place) = envelope.written {
-            sends.written.borrow_mut().try_remove(place);
-            sends.written_over(len, result, after);
+            self.sends.written.borrow_mut().try_remove(place);
+            self.sends.written_over(len, result, after);
             self.wake_closer(after);
-        } else {
-            self.send_came_back(after);
+            self.pass_turn(&envelope, after);
+        } else if !envelope.came_back {
+            self.came_back(&envelope, after);
         }
-        sends.keep(envelope);
-        if sends.is_ordered
-            && let Some(this) = self.rc()
-        {
-            this.next_turn(after);
-        }
+        self.sends.keep(envelope);
+    }
+
+    fn came_back(&self, envelope: &Envelope, after: &mut Aftermath) {
+        self.sends.begun.set(self.sends.begun.get() - 1);
+        self.wake_closer(after);
+        self.pass_turn(envelope, after);
     }
 
     fn sends_parts(&self) -> bool {

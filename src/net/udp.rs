@@ -223,7 +223,7 @@ impl UdpSocket {
     /// Queues a datagram to `address` and returns how many bytes are queued now; see [`write`](Self::write).
     ///
     /// # Errors
-    /// If the socket is closed. What the kernel says of the datagram, the next flush tells.
+    /// If the socket is closed. What the kernel says of the datagram, a flush tells, as for [`write`](Self::write).
     pub fn write_to(&self, data: impl Into<Bytes>, address: SocketAddr) -> io::Result<usize> {
         self.write_to_address(data.into(), address.into())
     }

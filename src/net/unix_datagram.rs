@@ -179,7 +179,7 @@ impl UnixDatagram {
     /// Queues a datagram to `address` and returns how many bytes are queued now; see [`write`](Self::write).
     ///
     /// # Errors
-    /// If the socket is closed, or the address has no name. What the kernel says of the datagram, the next flush tells;
+    /// If the socket is closed, or the address has no name. What the kernel says of the datagram, a flush tells;
     /// `ENOBUFS` where the receiver's queue is full: [`send_to`](Self::send_to) waits.
     pub fn write_to_addr(&self, data: impl Into<Bytes>, address: &SocketAddr) -> io::Result<usize> {
         self.write_to_address(data.into(), kernel_address(address)?)

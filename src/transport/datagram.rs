@@ -41,7 +41,7 @@ pub trait DatagramProtocol: 'static {
     }
 
     /// An earlier datagram could not be sent or delivered, as the kernel says (`ConnectionRefused` on a connected socket),
-    /// or one could not be received. The transport goes on. Of several that fail one after the other, one may be told.
+    /// or one could not be received. The transport goes on. Each one is told; of more than 64 at a time the last.
     fn error_received(&self, error: io::Error) {
         drop(error);
     }

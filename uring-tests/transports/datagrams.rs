@@ -21,6 +21,7 @@ both_drivers!(
     a_full_queue_makes_the_protocol_pause_and_resume,
     a_close_sends_what_is_queued_and_an_abort_does_not,
     what_cannot_be_sent_is_refused_and_nothing_is_sent_after_the_end,
+    each_datagram_that_fails_is_told_of,
     a_protocol_is_replaced,
     the_exception_handler_hears_of_a_callback_that_fails_and_the_transport_goes_on,
     a_program_that_ends_tells_each_protocol_once,
@@ -262,6 +263,24 @@ fn what_cannot_be_sent_is_refused_and_nothing_is_sent_after_the_end(cx: Cx) {
         assert!(protocol.errors.borrow().is_empty());
         let nothing = proactor::cancel::move_on_after(std::time::Duration::ZERO, peer.receive());
         assert!(nothing.await?.is_none());
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn each_datagram_that_fails_is_told_of(cx: Cx) {
+    cx.run(async {
+        let (transport, notes) = create_datagram_endpoint(Notes::default).local_addr("127.0.0.1:0").await?;
+        let to = SocketAddress::Ip(ip(&transport));
+        // Two are too big.
+        transport.sendto(vec![0; 70_000], Some(&to))?;
+        transport.sendto("fits", Some(&to))?;
+        transport.sendto(vec![0; 80_000], Some(&to))?;
+        notes.has(1).await;
+        until(|| notes.errors.borrow().len() == 2).await;
+        let errno = |error: &io::Error| error.raw_os_error();
+        assert!(notes.errors.borrow().iter().all(|error| errno(error) == Some(libc::EMSGSIZE)));
+        transport.close();
+        notes.over().await;
         Ok::<_, io::Error>(())
     });
 }

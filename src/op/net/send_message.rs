@@ -25,6 +25,8 @@ pub(crate) trait MessageSender: 'static {
     fn descriptor(&self) -> &Descriptor;
     /// A send is over whose future is gone, or which never had one.
     fn send_over(&self, envelope: Box<Envelope>, len: usize, result: i32, after: &mut Aftermath);
+    /// A send is over that a future waits for, which may come to fetch the result much later.
+    fn came_back(&self, envelope: &Envelope, after: &mut Aftermath);
     /// Whether the socket knows no messages: a part may go first, and the rest has to follow.
     fn sends_parts(&self) -> bool;
     /// Whether the ring must not wait for room by itself. Of a UNIX datagram it has taken the bytes by then, and what it
@@ -46,6 +48,10 @@ pub(crate) struct Envelope {
     polls: bool,
     /// The queue of the one who was addressed was full, and no readiness tells when it is not: try again a little later.
     pub(crate) is_queue_full: bool,
+    /// No other one of its socket that needs it too is sent at the same time.
+    pub(crate) needs_turn: bool,
+    /// It is over, and its socket knows.
+    pub(crate) came_back: bool,
     /// It was written, no future waits for it: its place in the list of those.
     pub(crate) written: Option<usize>,
 }
@@ -60,6 +66,8 @@ impl Envelope {
             was_refused: false,
             polls: false,
             is_queue_full: false,
+            needs_turn: false,
+            came_back: false,
             written: None,
         })
     }
@@ -68,7 +76,8 @@ impl Envelope {
         self.address = None;
         self.control.clear();
         (self.sent, self.was_refused, self.polls) = (0, false, false);
-        (self.is_queue_full, self.written) = (false, None);
+        (self.is_queue_full, self.needs_turn, self.came_back) = (false, false, false);
+        self.written = None;
     }
 }
 
@@ -183,7 +192,11 @@ impl<T: MessageSender, B: IoBuf> Op for SendMessage<T, B> {
     }
 
     fn route(&self) -> Route {
-        Route::Writable(self.target.descriptor().number())
+        // Whether a UNIX socket can be written says nothing of those that are addressed.
+        match self.envelope.as_ref().and_then(|envelope| envelope.address.as_ref()) {
+            Some(address) if address.is_unix() => Route::Now,
+            _ => Route::Writable(self.target.descriptor().number()),
+        }
     }
 
     fn attempt(&mut self) -> Attempt {
@@ -222,6 +235,16 @@ impl<T: MessageSender, B: IoBuf> Op for SendMessage<T, B> {
         self.envelope().sent += count;
         let left = self.buf.len() - self.envelope().sent;
         if left > 0 && count > 0 && self.target.sends_parts() { Step::Again } else { Step::Done(0) }
+    }
+
+    fn ended(&mut self, result: i32, after: &mut Aftermath) {
+        // One that was cancelled half-way goes on if its future is dropped now, so it keeps its turn.
+        if (result != -libc::ECANCELED || self.is_cancelled_by_drop())
+            && let Some(envelope) = &mut self.envelope
+        {
+            envelope.came_back = true;
+            self.target.came_back(envelope, after);
+        }
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
