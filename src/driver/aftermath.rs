@@ -35,6 +35,7 @@ impl Aftermath {
     }
 
     /// Does it all, whatever panics on the way; the first panic goes on at the end. Call it with nothing borrowed.
+    #[inline]
     pub(crate) fn run(&mut self) {
         let mut panics = Panics::default();
         for waker in self.wakers.drain(..) {

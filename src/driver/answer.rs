@@ -29,6 +29,7 @@ impl Answer {
     }
 
     /// One of several, in a pooled buffer if it names one.
+    #[inline]
     pub(crate) fn one_of_many(result: i32, buffer: Option<BufferId>) -> Self {
         Self::new(result, MORE | buffer.map_or(0, |id| BUFFER | u32::from(id) << 16))
     }
@@ -75,6 +76,7 @@ pub(crate) enum Attempt {
 
 impl Attempt {
     /// From the result of a non-blocking call.
+    #[inline]
     pub(crate) fn from_result(result: i32) -> Self {
         match -result {
             libc::EAGAIN => Self::Wait,

@@ -28,10 +28,12 @@ enum Stage<O> {
 }
 
 impl<O: Op> Pending<O> {
+    #[inline]
     pub(crate) fn new(driver: &Rc<Driver>, op: O) -> Self {
         Self { driver: driver.clone(), stage: Stage::New(op) }
     }
 
+    #[inline]
     pub(crate) fn driver(&self) -> &Driver {
         &self.driver
     }
@@ -46,11 +48,13 @@ impl<O: Op> Pending<O> {
     }
 
     /// Whether it was not polled yet.
+    #[inline]
     pub(crate) fn is_new(&self) -> bool {
         matches!(self.stage, Stage::New(_))
     }
 
     /// The key for a cancel, once submitted and until the result was fetched.
+    #[inline]
     pub(crate) fn key(&self) -> Option<Key> {
         match self.stage {
             Stage::InFlight(key) => Some(key),

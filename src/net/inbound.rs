@@ -16,6 +16,7 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.get()
     }

@@ -149,6 +149,7 @@ impl Shared {
     }
 
     /// Closes the descriptor of an abandoned stream, once no operation uses it (C13).
+    #[inline]
     pub(crate) fn close_if_over(&self) {
         let receives = matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Single(_));
         if self.abandoned.get() && !receives && !self.outbound.is_busy() {
@@ -481,6 +482,7 @@ impl Shared {
         self.closed.get() || self.inbound.bytes() >= INBOUND_MARK
     }
 
+    #[inline]
     pub(crate) fn wake_receiver(&self, after: &mut Aftermath) {
         if let Some(waker) = self.receiver.take() {
             after.wake_one(waker);
@@ -502,6 +504,7 @@ impl ReceiveTarget for Shared {
         &self.descriptor
     }
 
+    #[inline]
     fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool {
         if self.check_receive().is_err() {
             return true; // nobody is left to take it

@@ -45,10 +45,12 @@ impl Descriptor {
         Self { fd: Cell::new(Some(fd)), number, driver: driver.clone(), lingers, nonblocking }
     }
 
+    #[inline]
     pub(crate) fn driver(&self) -> &Rc<Driver> {
         &self.driver
     }
 
+    #[inline]
     pub(crate) fn number(&self) -> RawFd {
         self.number
     }

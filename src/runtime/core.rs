@@ -161,13 +161,13 @@ pub(crate) fn is_current(core: &Core) -> bool {
 /// Wakes a task if its loop runs on this thread.
 #[inline]
 pub(crate) fn wake_here(key: TaskKey) -> bool {
-    match try_current() {
+    CURRENT.with(|current| match &*current.borrow() {
         Some(core) if core.remote.id == key.loop_id => {
             core.wake(key.slot, Some(key.generation));
             true
         }
         _ => false,
-    }
+    })
 }
 
 impl Core {

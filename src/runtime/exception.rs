@@ -194,7 +194,15 @@ impl Core {
     }
 
     /// In debug mode: tells of a task that took too long in one poll.
+    #[inline]
     pub(super) fn end_measure(&self, begin: Option<Instant>, info: &Info) {
+        if begin.is_some() {
+            self.measured(begin, info);
+        }
+    }
+
+    #[cold]
+    fn measured(&self, begin: Option<Instant>, info: &Info) {
         let Some(duration) = self.was_slow(begin) else { return };
         let context = ExceptionContext::of_kind(ExceptionKind::Slow, "a task kept the loop waiting");
         let task = Some(TaskInfo::from_info(self, info, TaskState::Running));

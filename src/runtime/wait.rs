@@ -329,6 +329,7 @@ where
 }
 
 /// What an operation returned, as a result: `-ECANCELED` is the answer to a cancel.
+#[inline]
 pub(crate) fn outcome(result: i32) -> io::Result<u32> {
     if result == -libc::ECANCELED { Err(cancellation_here().into()) } else { file::result(result) }
 }

@@ -81,6 +81,7 @@ static TABLE: RawWakerVTable = RawWakerVTable::new(
     |_| (),
 );
 
+#[inline]
 fn wake(bits: u64) {
     let key = TaskKey::from_bits(bits);
     if !core::wake_here(key) {

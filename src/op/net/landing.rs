@@ -20,6 +20,7 @@ pub(super) struct Landing {
 impl Landing {
     /// A place for the next bytes: a pooled buffer, or a spare one of `spare_size`. Submitted again, it keeps the one it
     /// has.
+    #[inline]
     pub(super) fn place(&mut self, pool: &Pool, spare_size: usize) -> (*mut u8, usize) {
         if let Some(id) = self.taken {
             return (pool.address(id.into()).cast_mut(), pool.buffer_size());
@@ -40,11 +41,13 @@ impl Landing {
     }
 
     /// Whether bytes in the spare buffer are not delivered yet.
+    #[inline]
     pub(super) fn is_occupied(&self) -> bool {
         self.spare.is_some()
     }
 
     /// Hands the pooled buffer over to the answer that tells of it.
+    #[inline]
     pub(super) fn take_pooled(&mut self) -> Option<BufferId> {
         self.taken.take()
     }
