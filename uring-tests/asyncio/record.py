@@ -9,7 +9,9 @@ import asyncio
 import os
 import pathlib
 import socket
+import ssl
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +45,8 @@ def kind(error):
             return "ConnectionReset"
         case BrokenPipeError():
             return "BrokenPipe"
+        case CutOff():
+            return "cut off"
         case _:
             return "Other"
 
@@ -132,6 +136,82 @@ class Pipe:
             self.fd = None
 
 
+class TlsPeer:
+    """The other side of a TLS connection, with the methods of a socket; it speaks only when it is told to."""
+
+    def __init__(self, plain, context, server_side):
+        self.plain, self.incoming, self.outgoing = plain, ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = None if server_side else "localhost"
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side, name)
+
+    def step(self, what, *arguments):
+        """Does it, if what has come is enough for it."""
+        while True:
+            try:
+                return what(*arguments)
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self.plain.recv(1 << 20)
+                if data:
+                    self.incoming.write(data)
+                else:
+                    self.incoming.write_eof()
+            finally:
+                self.flush()
+
+    def flush(self):
+        if data := self.outgoing.read():
+            self.plain.sendall(data)
+
+    def shake_hands(self):
+        """True when that is done."""
+        try:
+            self.step(self.tls.do_handshake)
+        except BlockingIOError:
+            return False
+        return True
+
+    def sendall(self, data):
+        self.tls.write(data)
+        self.flush()
+
+    def recv(self, count):
+        try:
+            data = self.step(self.tls.read, count)
+        except ssl.SSLZeroReturnError:
+            data = b""
+        except (ssl.SSLEOFError, ssl.SSLSyscallError):
+            raise CutOff from None
+        return data
+
+    def end_tls(self):
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        self.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.plain, name)
+
+
+class CutOff(OSError):
+    """The end came, but not that of TLS."""
+
+
+def contexts(folder):
+    """For the two sides of TLS."""
+    certificate, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    make = [*make.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run(make, check=True, capture_output=True)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    # What they carry would be the beginning of what the peer reads, if nothing else was.
+    server.num_tickets = 0
+    return ssl.create_default_context(cafile=certificate), server
+
+
 READS = "read", "readexactly", "readline", "readuntil", "drain", "wait_closed"
 
 
@@ -142,6 +222,7 @@ class Run:
         self.transport, self.peer, self.server, self.room = None, None, None, 65536
         self.target = None
         self.tasks, self.waiting, self.reader, self.writer = [], None, None, None
+        self.tls = None
 
     def record(self, prefix, *words):
         self.counts[words[0]] = self.counts.get(words[0], 0) + 1
@@ -170,7 +251,7 @@ class Run:
     def act(self, action):
         try:
             self.perform(*action)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, TypeError):
             self.record("", "refused", action[0])
 
     def perform(self, name, *words):
@@ -286,6 +367,8 @@ class Run:
             case "reset":
                 self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.peer.close()
+            case "end_tls":
+                self.peer.end_tls()
             case "read":
                 await self.peer_read(int(words[0]))
             case "drain":
@@ -371,9 +454,44 @@ class Run:
             # Small, so that what is much fits in none.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        if "tls" in self.options:
+            self.tls = contexts(folder)
+            self.peer = TlsPeer(self.peer, self.tls[0], False)
+            accept = loop.connect_accepted_socket(factory, ours, ssl=self.tls[1])
+            await self.secure("connect", accept)
+            return
+        if "plain" in self.options:
+            self.tls = contexts(folder)
         self.transport, made = await loop.connect_accepted_socket(factory, ours)
         if self.reader:
             self.writer = asyncio.StreamWriter(self.transport, made, self.reader, loop)
+
+    async def secure(self, name, begin):
+        """Waits for the two sides to agree, if the peer speaks TLS."""
+        task = asyncio.ensure_future(begin)
+        if isinstance(self.peer, TlsPeer):
+            shakes = lambda: task.done() or self.peer.shake_hands()
+            assert await self.until(shakes)
+        else:
+            # What it says is no TLS.
+            self.peer.sendall(b"hello\r\n" * 10)
+        try:
+            return await task
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            refused = not isinstance(error, OSError)
+            self.record("", name, "refused" if refused else "failed")
+
+    async def do_start_tls(self, side, speaks="tls"):
+        loop, is_server = asyncio.get_running_loop(), side == "server"
+        ours, theirs = self.tls[is_server], self.tls[not is_server]
+        if speaks == "tls":
+            self.peer = TlsPeer(self.peer, theirs, not is_server)
+        protocol = self.transport.get_protocol()
+        name = None if is_server else "localhost"
+        begin = loop.start_tls(self.transport, protocol, ours, server_side=is_server, server_hostname=name)
+        if transport := await self.secure("start_tls", begin):
+            self.transport = transport
+            self.record("", "start_tls", "over")
 
     async def read(self, name, *words):
         """What a read gives, or another wait of a stream."""
@@ -436,6 +554,8 @@ class Run:
                     await self.do_server(*words)
                 case "connect":
                     await self.connect()
+                case "start_tls":
+                    await self.do_start_tls(*words)
                 case "cancel":
                     self.waiting[1].cancel()
                 case _ if name in READS:

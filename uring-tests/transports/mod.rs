@@ -4,6 +4,7 @@ mod adapters;
 mod behaviour;
 mod datagrams;
 mod endings;
+mod peer;
 mod pipes;
 mod recorded;
 mod scenario;

@@ -19,10 +19,13 @@ use proactor::transport::{
     StreamReader, StreamReaderProtocol, StreamWriter, Transport, connect_accepted_socket, connect_read_pipe,
     connect_write_pipe, create_datagram_endpoint, create_server, create_unix_server,
 };
+#[cfg(feature = "tls")]
+use proactor::transport::{Tls, connect_accepted_tls};
 use proactor::{IncompleteRead, LimitOverrun, MayBeCancelled, Task, spawn};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::harness::{patience, turns};
+use crate::transports::peer::Peer;
 
 type Words = Vec<String>;
 
@@ -243,8 +246,7 @@ struct Run {
     datagrams: RefCell<Option<DatagramTransport>>,
     /// Where datagrams go to, unless the socket is connected.
     target: RefCell<Option<SocketAddress>>,
-    /// A socket or the end of a pipe.
-    peer: RefCell<Option<File>>,
+    peer: RefCell<Option<Peer>>,
     server: RefCell<Option<Server>>,
     address: RefCell<Option<SockAddr>>,
     tasks: RefCell<Vec<Task<()>>>,
@@ -297,6 +299,13 @@ pub(super) async fn perform(scenario: Scenario, path: PathBuf) -> io::Result<Vec
         task.await?;
     }
     Ok(events)
+}
+
+impl Scenario {
+    /// Whether this build can perform it.
+    pub(super) fn is_possible(&self) -> bool {
+        cfg!(feature = "tls") || !self.options.iter().any(|option| option == "tls" || option == "plain")
+    }
 }
 
 impl Run {
@@ -470,8 +479,8 @@ impl Run {
         let (mut count, mut end) = (0, String::new());
         let mut buffer = vec![0; 1 << 20];
         let done = || {
-            let peer = self.peer.borrow();
-            let mut peer = peer.as_ref().expect("a peer");
+            let mut peer = self.peer.borrow_mut();
+            let peer = peer.as_mut().expect("a peer");
             while count < want {
                 let room = buffer.len().min(want - count);
                 match peer.read(&mut buffer[..room]) {
@@ -481,6 +490,9 @@ impl Run {
                         continue;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                        " cut off".clone_into(&mut end)
+                    }
                     Err(error) => end = format!(" {}", kind(Some(&error))),
                 }
                 break;
@@ -502,21 +514,23 @@ impl Run {
     async fn peer_does(&self, what: &str, word: Option<&String>) -> io::Result<()> {
         let number = || word.map_or(usize::MAX, |word| word.parse().expect("a number"));
         match what {
-            "send" => self.peer.borrow().as_ref().expect("a peer").write_all(&vec![0; number()])?,
+            "send" => self.peer.borrow_mut().as_mut().expect("a peer").write_all(&vec![0; number()])?,
             "say" => {
                 let data = text(word.expect("a text"));
-                self.peer.borrow().as_ref().expect("a peer").write_all(&data)?;
+                self.peer.borrow_mut().as_mut().expect("a peer").write_all(&data)?;
             }
             "eof" => {
                 let peer = self.peer.borrow();
-                SockRef::from(peer.as_ref().expect("a peer")).shutdown(Shutdown::Write)?;
+                SockRef::from(peer.as_ref().expect("a peer").plain()).shutdown(Shutdown::Write)?;
             }
             "close" => drop(self.peer.take()),
             "reset" => {
                 let peer = self.peer.take().expect("a peer");
-                SockRef::from(&peer).set_linger(Some(Duration::ZERO))?;
+                SockRef::from(peer.plain()).set_linger(Some(Duration::ZERO))?;
             }
             "read" | "drain" => self.peer_read(number()).await,
+            #[cfg(feature = "tls")]
+            "end_tls" => self.peer.borrow_mut().as_mut().expect("a peer").end_tls()?,
             _ => panic!("a peer does not {what}"),
         }
         Ok(())
@@ -556,7 +570,7 @@ impl Run {
         match peer.connect(self.address.borrow().as_ref().expect("an address")) {
             Ok(()) => {
                 peer.set_nonblocking(true)?;
-                self.peer.replace(Some(File::from(OwnedFd::from(peer))));
+                self.peer.replace(Some(Peer::new(File::from(OwnedFd::from(peer)))));
             }
             Err(_) => self.record("", "connection", "refused"),
         }
@@ -599,7 +613,7 @@ impl Run {
         };
         peer.connect(transport.sockname().and_then(SocketAddress::as_ip).expect("UDP"))?;
         peer.set_nonblocking(true)?;
-        self.peer.replace(Some(File::from(OwnedFd::from(peer))));
+        self.peer.replace(Some(Peer::new(File::from(OwnedFd::from(peer)))));
         Ok(())
     }
 
@@ -613,7 +627,7 @@ impl Run {
             reader.into()
         };
         SockRef::from(&peer).set_nonblocking(true)?;
-        self.peer.replace(Some(File::from(peer)));
+        self.peer.replace(Some(Peer::new(File::from(peer))));
         Ok(())
     }
 
@@ -647,7 +661,7 @@ impl Run {
             end.set_recv_buffer_size(65536)?;
         }
         peer.set_nonblocking(true)?;
-        self.peer.replace(Some(File::from(OwnedFd::from(peer))));
+        self.peer.replace(Some(Peer::new(File::from(OwnedFd::from(peer)))));
         if self.is("stream") {
             let reader = self.reader();
             let factory = move || StreamReaderProtocol::new(reader);
@@ -661,6 +675,10 @@ impl Run {
             return Ok(());
         }
         let factory = self.recorder();
+        #[cfg(feature = "tls")]
+        if self.is("tls") {
+            return self.begin_tls(ours.into()).await;
+        }
         match (self.is("unix"), self.is("buffered")) {
             (true, true) => {
                 let stream = UnixStream::from_std(ours.into())?;
@@ -677,6 +695,59 @@ impl Run {
                 drop(connect_accepted_socket(factory, TcpStream::from_std(ours.into())?).await?)
             }
         }
+        Ok(())
+    }
+
+    #[cfg(feature = "tls")]
+    async fn begin_tls(&self, ours: OwnedFd) -> io::Result<()> {
+        let factory = self.recorder();
+        let tls = Tls::server(crate::wrappers::tls::server().into());
+        self.peer.borrow_mut().as_mut().expect("a peer").secure(false);
+        let connecting = match (self.is("unix"), self.is("buffered")) {
+            (true, _) => {
+                let stream = UnixStream::from_std(ours.into())?;
+                spawn(async { connect_accepted_tls(factory, stream, tls).await.map(drop) })
+            }
+            (false, true) => {
+                let stream = TcpStream::from_std(ours.into())?;
+                let factory = move || Buffered(factory());
+                spawn(async { connect_accepted_tls(factory, stream, tls).await.map(drop) })
+            }
+            (false, false) => {
+                let stream = TcpStream::from_std(ours.into())?;
+                spawn(async { connect_accepted_tls(factory, stream, tls).await.map(drop) })
+            }
+        };
+        self.agree().await;
+        connecting.await?
+    }
+
+    /// Waits until the peer has agreed on TLS; the transport may know that before or after it.
+    #[cfg(feature = "tls")]
+    async fn agree(&self) {
+        let shakes = || self.peer.borrow_mut().as_mut().is_some_and(Peer::shakes_hands);
+        assert!(self.until(shakes).await, "they do not agree");
+    }
+
+    #[cfg(feature = "tls")]
+    async fn start_tls(&self, is_server: bool, peer_can: bool) -> io::Result<()> {
+        let tls = if is_server {
+            Tls::server(crate::wrappers::tls::server().into())
+        } else {
+            Tls::client("localhost").client_config(crate::wrappers::tls::client().into())
+        };
+        let starting = spawn(self.transport().start_tls(tls));
+        if peer_can {
+            self.peer.borrow_mut().as_mut().expect("a peer").secure(!is_server);
+            self.agree().await;
+        } else {
+            self.peer.borrow_mut().as_mut().expect("a peer").write_all(&b"hello\r\n".repeat(10))?;
+        }
+        let outcome = match starting.await? {
+            Ok(()) => "over",
+            Err(_) => "failed",
+        };
+        self.record("", "start_tls", outcome);
         Ok(())
     }
 
@@ -730,6 +801,8 @@ impl Run {
                 ("peer", Some(what)) => self.peer_does(what, step.get(2)).await?,
                 ("server", Some(what)) => self.server_does(what).await?,
                 ("connect", None) => self.connect()?,
+                #[cfg(feature = "tls")]
+                ("start_tls", Some(side)) => self.start_tls(side == "server", step.len() == 2).await?,
                 ("cancel", None) => {
                     if let Some((_, task)) = &*self.waiting.borrow() {
                         task.cancel("as the scenario says");
