@@ -30,6 +30,7 @@ both_drivers!(
     many_copies_that_wait_for_their_receivers_stop_nobody,
     a_reset_raises_no_signal,
     a_close_of_the_source_ends_a_copy_that_waits_for_bytes,
+    a_close_of_the_source_ends_a_copy_of_little_that_waits_for_room,
     a_close_of_the_source_ends_a_copy_that_waits_for_room,
 );
 
@@ -269,6 +270,9 @@ fn a_dropped_copy_loses_no_byte(cx: Cx) {
 }
 
 fn a_reset_on_either_side_ends_it_with_a_count(cx: Cx) {
+    if !needs(0, 100) {
+        return;
+    }
     cx.run(async {
         for from_breaks in [true, false] {
             let (client, inner) = tcp_pair().await?;
@@ -392,8 +396,51 @@ fn a_close_of_the_source_ends_a_copy_that_waits_for_bytes(cx: Cx) {
     });
 }
 
-fn a_close_of_the_source_ends_a_copy_that_waits_for_room(cx: Cx) {
+/// A pair of which the first cannot send: what `theirs` has room for is there already.
+async fn full_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let (ours, theirs) = narrow_pair().await?;
+    ours.with_socket(|socket| {
+        socket.set_nonblocking(true)?;
+        while socket.send(&[0; 4096]).is_ok() {}
+        Ok::<_, io::Error>(())
+    })?;
+    Ok((ours, theirs))
+}
+
+fn a_close_of_the_source_ends_a_copy_of_little_that_waits_for_room(cx: Cx) {
     cx.run(async {
+        for round in 0..4 {
+            let (client, inner) = tcp_pair().await?;
+            let (outer, server) = full_pair().await?;
+            // In its turn, or behind what was written before.
+            if round < 2 {
+                let _ = outer.write("before")?;
+            }
+            let (inner, copied) = copying(inner, outer);
+            client.send(vec![1; 16 * KIB]).await?;
+            turns(20).await;
+            assert!(!copied.is_finished());
+            if round % 2 == 0 {
+                inner.aclose().await?;
+            } else {
+                aclose_forcefully(&*inner).await?;
+            }
+            let failed = copied.await?.expect_err("closed");
+            assert!(is::<Closed>(&failed.error), "{}", failed.error);
+            assert!(failed.done <= 16 * KIB, "{failed}");
+            drop(server);
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_close_of_the_source_ends_a_copy_that_waits_for_room(cx: Cx) {
+    if !needs(0, 150) {
+        return;
+    }
+    // On 6.1 one receive fills all the buffers that there are, if bytes keep coming, and nobody here takes them.
+    let builder = cx.builder().buffer_limit(4 * MIB);
+    cx.run_with(builder, async {
         for round in 0..8 {
             let before = open_descriptors();
             let (client, inner) = tcp_pair().await?;
@@ -404,7 +451,10 @@ fn a_close_of_the_source_ends_a_copy_that_waits_for_room(cx: Cx) {
             receive_exactly(&server, 300 * KIB).await?;
             let sender = spawn(async move { client.send(vec![1; 64 * MIB]).await.map(drop) });
             turns(100).await;
-            assert!(!copied.is_finished() && !sender.is_finished());
+            if copied.is_finished() || sender.is_finished() {
+                let (copied, sender) = (copied.now_or_never(), sender.now_or_never());
+                panic!("round {round} is over: {copied:?}, {sender:?}");
+            }
             if round % 2 == 0 {
                 inner.aclose().await?
             } else {

@@ -377,9 +377,10 @@ fn a_reader_that_waits_holds_nothing_but_the_pipe(cx: Cx) {
         }
         turns(50).await;
         let (ours, theirs) = UnixStream::pair()?;
-        let receiver = spawn(async move { theirs.receive_into(Vec::with_capacity(MIB)).await });
-        assert_eq!(ours.send_file(&*file).count(100 * KIB as u64).await?, 100 * KIB as u64);
-        assert!(receiver.await??.0 > 0);
+        let receives = theirs.receive_into(Vec::with_capacity(MIB));
+        let (sent, received) = join!(ours.send_file(&*file).count(100 * KIB as u64), receives);
+        assert_eq!(sent?, 100 * KIB as u64);
+        assert!(received?.0 > 0);
         for reader in readers {
             assert!(Source::Pipe(reader).receive_exactly(MIB).await? == pattern(MIB));
         }

@@ -93,20 +93,26 @@ class Suite:
         return done.stdout
 
     def update(self):
-        """Fetches the list of packages: from the mirror, or where suites go when they are old."""
+        """Fetches the list of packages: from the mirror, or where suites go when they are old.
+
+        A mirror that is behind serves a list whose time has run out; its signature is checked all the same, and a
+        kernel of some weeks ago will do.
+        """
         if self.updated:
             return
         uri, signed = own_source()
         stanza = f"Types: deb\nSuites: {self.name}\nComponents: main\n{signed}"
-        try:
-            self.source.write_text(f"URIs: {uri}\n{stanza}")
-            self.apt("apt-get", "update", "-q")
-        except Trouble as trouble:
+        old = "Check-Valid-Until: no\n"
+        troubles = []
+        for source in (f"URIs: {uri}\n", f"URIs: {uri}\n{old}", f"URIs: {ARCHIVE}\n{old}"):
+            self.source.write_text(source + stanza)
             try:
-                self.source.write_text(f"URIs: {ARCHIVE}\nCheck-Valid-Until: no\n{stanza}")
                 self.apt("apt-get", "update", "-q")
-            except Trouble as also:
-                raise Trouble(f"{trouble}\nand {also}") from None
+                break
+            except Trouble as trouble:
+                troubles.append(str(trouble))
+        else:
+            raise Trouble("\nand ".join(troubles))
         self.updated = True
 
     def matching(self, pattern):

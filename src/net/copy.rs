@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::buf::Chunk;
 use crate::error::{Busy, Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::net::{Family, PipeReader, PipeWriter, ReceiveHalf, SendHalf, Stream};
@@ -58,18 +59,19 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>, mut left: u64) -> Result<u64, 
         }
         let len = chunk.len();
         let is_much = len + from.inbound.bytes() >= MUCH;
-        match to.send(SendAll::new(to.clone(), chunk)).await {
-            Ok(_) => {
+        match send(from, to, chunk).await {
+            Ok(()) => {
                 copied += len as u64;
                 left -= len as u64;
             }
             Err(unsent) => {
                 // What was not sent can still be received.
                 copied += unsent.done as u64;
-                chunk = unsent.buf;
-                chunk.advance(unsent.done);
-                if !chunk.is_empty() {
-                    from.inbound.push_first(chunk);
+                if let Some(mut chunk) = unsent.buf {
+                    chunk.advance(unsent.done);
+                    if !chunk.is_empty() {
+                        from.inbound.push_first(chunk);
+                    }
                 }
                 return failed(copied, unsent.error);
             }
@@ -89,6 +91,32 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>, mut left: u64) -> Result<u64, 
         }
     }
     Ok(copied)
+}
+
+/// Sends one chunk. Whoever closes the source ends that too, and the chunk with it.
+async fn send(from: &Rc<Shared>, to: &Rc<Shared>, chunk: Chunk) -> Result<(), Failed<Option<Chunk>>> {
+    let mut sending = to.send(SendAll::new(to.clone(), chunk));
+    poll_fn(|cx| {
+        if let Poll::Ready(sent) = Pin::new(&mut sending).poll(cx) {
+            return Poll::Ready(sent.map(drop).map_err(|unsent| {
+                let stopped =
+                    if unsent.error.is_cancelled() { from.was_stopped(-libc::ECANCELED) } else { None };
+                match stopped {
+                    Some(closed) => Failed::new(closed, None, unsent.done),
+                    None => Failed::new(unsent.error, Some(unsent.buf), unsent.done),
+                }
+            }));
+        }
+        // Whoever closes wakes who waits there, and then waits there himself.
+        let Err(closed) = from.check_receive() else {
+            from.receiver.register(cx);
+            return Poll::Pending;
+        };
+        let Some(key) = sending.key() else { return Poll::Ready(Err(Failed::new(closed, None, 0))) };
+        to.driver().cancel(key);
+        Poll::Pending
+    })
+    .await
 }
 
 struct Spliced {

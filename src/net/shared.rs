@@ -177,7 +177,7 @@ impl Shared {
     }
 
     #[inline]
-    fn check_receive(&self) -> io::Result<()> {
+    pub(crate) fn check_receive(&self) -> io::Result<()> {
         self.check_open()?;
         if self.receive_closed.get() { Err(Closed::new("the receiving side").into()) } else { Ok(()) }
     }

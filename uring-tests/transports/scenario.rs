@@ -1,11 +1,13 @@
 //! What `record.py` does on asyncio, done here: performs a scenario and records what happens.
+#![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -26,6 +28,18 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::harness::{patience, turns};
 use crate::transports::peer::Peer;
+
+/// Whether there is something on its way from a TCP socket that the other side's kernel has not acknowledged.
+fn is_on_its_way(socket: &File) -> bool {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    // SAFETY: the kernel writes at most `len` bytes, which are there. What is no TCP socket gets an error.
+    let answer =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut len) };
+    // SAFETY: a structure of numbers, which were zeros where the kernel wrote none.
+    answer == 0 && unsafe { info.assume_init() }.tcpi_unacked > 0
+}
 
 type Words = Vec<String>;
 
@@ -511,6 +525,16 @@ impl Run {
         turns(20).await;
     }
 
+    /// What the peer did has arrived, as far as the other side takes it. On loopback that is nearly always so at once, but
+    /// where a kernel's thread has to get to it, on a machine with much else to do, it takes a while.
+    async fn arrived(&self) {
+        let end = Instant::now() + Duration::from_millis(200);
+        let on_its_way = || self.peer.borrow().as_ref().is_some_and(|peer| is_on_its_way(peer.plain()));
+        while on_its_way() && Instant::now() < end {
+            turns(1).await;
+        }
+    }
+
     async fn peer_does(&self, what: &str, word: Option<&String>) -> io::Result<()> {
         let number = || word.map_or(usize::MAX, |word| word.parse().expect("a number"));
         match what {
@@ -533,6 +557,7 @@ impl Run {
             "end_tls" => self.peer.borrow_mut().as_mut().expect("a peer").end_tls()?,
             _ => panic!("a peer does not {what}"),
         }
+        self.arrived().await;
         Ok(())
     }
 
