@@ -25,6 +25,7 @@ both_drivers!(
     a_slow_receiver_gets_every_byte,
     a_cancel_at_any_moment_loses_no_byte,
     a_dropped_copy_loses_no_byte,
+    a_copy_that_is_dropped_in_the_queue_of_its_target_loses_no_byte,
     a_reset_on_either_side_ends_it_with_a_count,
     a_second_receiver_is_told_that_it_is_busy,
     many_copies_that_wait_for_their_receivers_stop_nobody,
@@ -265,6 +266,24 @@ fn a_dropped_copy_loses_no_byte(cx: Cx) {
             assert!([before, rest].concat() == bytes, "after {moment} turns");
             sender.await??;
         }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_copy_that_is_dropped_in_the_queue_of_its_target_loses_no_byte(cx: Cx) {
+    cx.run(async {
+        let (client, inner) = tcp_pair().await?;
+        let (outer, server) = full_pair().await?;
+        let _ = outer.write("first")?;
+        client.send("hello").await?;
+        let mut copying = Box::pin(inner.copy_to(&outer));
+        for _ in 0..20 {
+            assert!(copying.as_mut().now_or_never().is_none());
+            turns(1).await;
+        }
+        drop(copying);
+        assert_eq!(&inner.receive().await?.expect("bytes")[..], b"hello");
+        drop(server);
         Ok::<_, io::Error>(())
     });
 }

@@ -6,6 +6,7 @@
 
 mod messages;
 mod others;
+mod relays;
 mod streams;
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,7 @@ use futures_util::future::{Either, select};
 use proactor::cancel::{CancelScope, move_on_after, shielded};
 use proactor::fs::File;
 use proactor::net::{
-    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket, UnixStream,
+    TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacket, UnixStream, pipe,
 };
 use proactor::sync::{Lock, Semaphore};
 use proactor::{Cancelled, MayBeCancelled, Task, nop, spawn, yield_now};
@@ -30,6 +31,7 @@ use proactor::{Cancelled, MayBeCancelled, Task, nop, spawn, yield_now};
 use crate::harness::{Cx, Folder, Random, both_drivers, many, needs, patience, tcp_pair, until};
 use messages::{confers, corresponds};
 use others::{locks, naps, object_streams, permits, queues, writes};
+use relays::relayed;
 use streams::{Pattern, converses, meets};
 
 both_drivers!(a_storm_of_cancels_loses_nothing);
@@ -229,7 +231,7 @@ fn a_storm_of_cancels_loses_nothing(cx: Cx) {
     }
     let (storm, folder) = (Storm::new(), Folder::new());
     cx.run_with(cx.builder(), async {
-        let pattern = Pattern::new();
+        let pattern = Pattern::new(&folder.path("pattern"))?;
         let mut tasks = Vec::new();
         for number in 0..6 {
             let pair = UnixStream::pair()?;
@@ -239,6 +241,8 @@ fn a_storm_of_cancels_loses_nothing(cx: Cx) {
             tasks.push(converses(&storm, pair, &pattern));
             tasks.push(converses(&storm, tcp_pair().await?, &pattern));
         }
+        tasks.push(relayed(&storm, tcp_pair().await?, pipe().await?, UnixStream::pair()?, &pattern));
+        tasks.push(relayed(&storm, UnixStream::pair()?, pipe().await?, tcp_pair().await?, &pattern));
         for _ in 0..2 {
             tasks.push(confers(&storm, UnixSeqpacket::pair()?));
             tasks.push(corresponds(&storm, UnixDatagram::pair()?, false));

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use crate::buf::Chunk;
 use crate::error::{Busy, Failed, MayBeCancelled};
+use crate::net::outbound::Sending;
 use crate::net::shared::Shared;
 use crate::net::{Family, PipeReader, PipeWriter, ReceiveHalf, SendHalf, Stream};
 use crate::op::net::{Medium, ReceiveTarget, Relay, SendAll, WORTH, WaitForBytes, splice_may_kill};
@@ -93,11 +94,27 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>, mut left: u64) -> Result<u64, 
     Ok(copied)
 }
 
+/// A chunk on its way. Dropped while it waits for its turn, it can still be received.
+struct Departing<'a> {
+    from: &'a Shared,
+    sending: Sending<'a, SendAll<Shared, Chunk>>,
+}
+
+impl Drop for Departing<'_> {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.sending.take_back()
+            && self.from.check_receive().is_ok()
+        {
+            self.from.inbound.push_first(chunk);
+        }
+    }
+}
+
 /// Sends one chunk. Whoever closes the source ends that too, and the chunk with it.
 async fn send(from: &Rc<Shared>, to: &Rc<Shared>, chunk: Chunk) -> Result<(), Failed<Option<Chunk>>> {
-    let mut sending = to.send(SendAll::new(to.clone(), chunk));
+    let mut departing = Departing { from, sending: to.send(SendAll::new(to.clone(), chunk)) };
     poll_fn(|cx| {
-        if let Poll::Ready(sent) = Pin::new(&mut sending).poll(cx) {
+        if let Poll::Ready(sent) = Pin::new(&mut departing.sending).poll(cx) {
             return Poll::Ready(sent.map(drop).map_err(|unsent| {
                 let stopped =
                     if unsent.error.is_cancelled() { from.was_stopped(-libc::ECANCELED) } else { None };
@@ -112,7 +129,9 @@ async fn send(from: &Rc<Shared>, to: &Rc<Shared>, chunk: Chunk) -> Result<(), Fa
             from.receiver.register(cx);
             return Poll::Pending;
         };
-        let Some(key) = sending.key() else { return Poll::Ready(Err(Failed::new(closed, None, 0))) };
+        let Some(key) = departing.sending.key() else {
+            return Poll::Ready(Err(Failed::new(closed, None, 0)));
+        };
         to.driver().cancel(key);
         Poll::Pending
     })

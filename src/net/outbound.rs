@@ -169,6 +169,11 @@ impl<O: SendOp> Sending<'_, O> {
         self.pending.key()
     }
 
+    /// The buffers, if nothing has begun; then it must not be polled any more.
+    pub(crate) fn take_back(&mut self) -> Option<O::Bufs> {
+        self.pending.is_new().then(|| self.pending.take_back().into_parts().0)
+    }
+
     /// Asks for the turn; ready when it is ours.
     #[inline]
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

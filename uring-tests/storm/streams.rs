@@ -2,28 +2,47 @@
 
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
+use proactor::fs::File;
 use proactor::net::{Family, Listener, Stream};
 use proactor::sync::Event;
 use proactor::{Failed, MayBeCancelled, Task, spawn};
 
 use super::{End, Storm, assert_cancelled, join, pause};
 
+/// The most that is sent at a time.
+const MOST: usize = 300_000;
+
 /// What a stream carries: at each position the byte of this table, round and round.
-pub(super) struct Pattern(Vec<u8>);
+pub(super) struct Pattern {
+    table: Vec<u8>,
+    /// One round of it, and as much again as may be sent at a time.
+    file: File,
+}
 
 impl Pattern {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(file: &Path) -> io::Result<Rc<Self>> {
         // A prime length: no buffer size hides a shift.
-        Rc::new(Self((0..65_521_u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 21) as u8).collect()))
+        let table: Vec<u8> = (0..65_521_u32).map(|at| (at.wrapping_mul(0x9E37_79B1) >> 21) as u8).collect();
+        let rounds: Vec<u8> = table.iter().cycle().take(table.len() + MOST).copied().collect();
+        std::fs::write(file, rounds)?;
+        Ok(Rc::new(Self { table, file: File::from_std(std::fs::File::open(file)?) }))
+    }
+
+    async fn send_by<F: Family>(&self, stream: &Stream<F>, from: u64, len: usize) -> Result<(), Failed<()>> {
+        let offset = from % self.table.len() as u64;
+        let sent = stream.send_file(&self.file).offset(offset).count(len as u64).await?;
+        assert_eq!(sent, len as u64, "the file is long enough");
+        Ok(())
     }
 
     fn pieces(&self, from: u64, len: usize) -> impl Iterator<Item = &[u8]> {
-        let (mut at, mut left) = ((from % self.0.len() as u64) as usize, len);
+        let (mut at, mut left) = ((from % self.table.len() as u64) as usize, len);
         std::iter::from_fn(move || {
-            let count = left.min(self.0.len() - at);
-            let piece = &self.0[at..at + count];
+            let count = left.min(self.table.len() - at);
+            let piece = &self.table[at..at + count];
             (at, left) = (0, left - count);
             (count > 0).then_some(piece)
         })
@@ -42,11 +61,20 @@ impl Pattern {
     }
 }
 
-async fn sends<F: Family>(storm: Rc<Storm>, stream: Rc<Stream<F>>, pattern: Rc<Pattern>) -> io::Result<u64> {
+/// What a send that failed says.
+fn told<B>(failed: Failed<B>) -> (io::Error, usize) {
+    (failed.error, failed.done)
+}
+
+pub(super) async fn sends<F: Family>(
+    storm: Rc<Storm>,
+    stream: Rc<Stream<F>>,
+    pattern: Rc<Pattern>,
+) -> io::Result<u64> {
     let (mut random, mut sent) = (storm.random(), 0);
     while storm.goes_on() {
         let len = match random.below(40) {
-            0 => 200_000 + random.below(100_000),
+            0 => MOST - random.below(100_000),
             1..8 => 1 + random.below(9000),
             _ => 1 + random.below(300),
         };
@@ -64,21 +92,22 @@ async fn sends<F: Family>(storm: Rc<Storm>, stream: Rc<Stream<F>>, pattern: Rc<P
             stream.flush().await?;
             continue;
         }
-        let (sends, vectored) = (stream.clone(), random.below(4) == 0);
+        let (sends, way) = (stream.clone(), random.below(8));
+        let pattern = pattern.clone();
+        let name = if way == 2 { "send_file" } else { "send" };
         let operation = async move {
-            if vectored {
-                let parts: Vec<Vec<u8>> = bytes.chunks(1 + bytes.len() / 3).map(<[u8]>::to_vec).collect();
-                return sends
-                    .send_vectored(parts)
-                    .await
-                    .map(drop)
-                    .map_err(|Failed { error, done, .. }| (error, done));
+            match way {
+                0 | 1 => {
+                    let parts: Vec<Vec<u8>> = bytes.chunks(1 + bytes.len() / 3).map(<[u8]>::to_vec).collect();
+                    sends.send_vectored(parts).await.map(drop).map_err(told)
+                }
+                2 => pattern.send_by(&sends, sent, len).await.map_err(told),
+                _ => sends.send(bytes).await.map(drop).map_err(told),
             }
-            sends.send(bytes).await.map(drop).map_err(|Failed { error, done, .. }| (error, done))
         };
-        match storm.cut("send", &mut random, operation).await {
+        match storm.cut(name, &mut random, operation).await {
             End::Answered(Ok(())) => {
-                storm.note_success("send");
+                storm.note_success(name);
                 sent += len as u64;
             }
             End::Answered(Err((error, done))) => {
@@ -97,7 +126,7 @@ async fn sends<F: Family>(storm: Rc<Storm>, stream: Rc<Stream<F>>, pattern: Rc<P
     Ok(sent)
 }
 
-async fn receives<F: Family>(
+pub(super) async fn receives<F: Family>(
     storm: Rc<Storm>,
     stream: Rc<Stream<F>>,
     pattern: Rc<Pattern>,
