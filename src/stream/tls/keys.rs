@@ -113,6 +113,8 @@ struct State {
     /// The latest, and how many records were sent with them.
     keys: Option<Keys>,
     records: u64,
+    /// How often there were new ones.
+    changes: u32,
     /// The kernel encrypts.
     is_kernels: bool,
     /// For the kernel, each from the next change of keys on.
@@ -125,9 +127,15 @@ impl SendKeys {
     }
 
     /// From now on records stay as they are: the kernel encrypts them, with these keys. `None` if none are known.
-    pub(crate) fn give_away(&self) -> Option<Keys> {
+    ///
+    /// Or if they did not change as often as a handshake changes them: a verifier or a resolver may have worked on another
+    /// connection, whose keys are none of ours.
+    pub(crate) fn give_away(&self, changes: u32) -> Option<Keys> {
         let mut state = self.state();
         let mut keys = state.keys.take()?;
+        if state.changes != changes {
+            return None;
+        }
         keys.set_sequence(state.records);
         state.is_kernels = true;
         Some(keys)
@@ -149,6 +157,7 @@ impl SendKeys {
             state.next.extend(keys);
         } else {
             (state.keys, state.records) = (keys, 0);
+            state.changes += 1;
         }
     }
 }

@@ -69,10 +69,16 @@ impl Session {
     /// what has to be sent, and `encrypt` and `output` are not for use. `None` if the kernel knows no such cipher, or the
     /// keys are not known.
     pub(crate) fn give_keys_away(&mut self) -> Option<(Keys, Cipher)> {
-        debug_assert!(!self.is_handshaking() && !self.connection.wants_write(), "all is sent");
-        let suite = self.connection.negotiated_cipher_suite()?.suite();
-        let keys = self.keys.as_ref()?.give_away()?;
-        cipher(suite).map(|cipher| (keys, cipher))
+        // A peer that has asked for new keys already gets its answer first, as always.
+        let _ = self.on_connection(|connection| connection.writer().write(&[]));
+        if self.is_handshaking() || self.connection.wants_write() {
+            return None;
+        }
+        let suite = self.connection.negotiated_cipher_suite()?;
+        let cipher = cipher(suite.suite())?;
+        // TLS 1.3 has keys of their own for the handshake.
+        let changes = if suite.tls13().is_some() { 2 } else { 1 };
+        Some((self.keys.as_ref()?.give_away(changes)?, cipher))
     }
 
     /// The kernel did not want them, after all.

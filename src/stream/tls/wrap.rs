@@ -192,7 +192,8 @@ impl<S: ByteStream + 'static> Wrap<S> {
     ///
     /// There is no way back: [`unwrap`](TlsStream::unwrap) fails, and a stream that is dropped without `aclose` may lose
     /// the end of what a peer has not taken. New keys are for kernels that take them: on others, once a peer asks for
-    /// some, or the keys are [used up](TlsStream::renew_keys), sends fail.
+    /// some, or the keys are [used up](TlsStream::renew_keys), sends fail. What is called during the handshake and for
+    /// tickets (verifiers, resolvers, session stores) must not work on other connections of `rustls` in the same thread.
     ///
     /// # Kernel
     /// `TCP_ULP` and `TLS_TX` (4.13; TLS 1.3 5.1, CHACHA20-POLY1305 5.11, new keys 6.14); then as a TCP stream sends, and

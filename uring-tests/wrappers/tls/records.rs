@@ -241,6 +241,9 @@ pub(super) fn closing_tells_who_waits_and_says_goodbye(cx: Cx) {
 }
 
 pub(super) fn closing_tells_a_sender_that_waits_and_drops_what_was_not_received(cx: Cx) {
+    if !needs(0, 100) {
+        return;
+    }
     cx.run(async {
         let (ours, theirs) = tls_pair().await?;
         theirs.send("one").await?;
