@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use proactor::{EventLoop, Task, current, sleep, yield_now};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
-use crate::harness::{Cx, both_drivers, patience};
+use crate::harness::{Cx, both_drivers, has_input, patience};
 
 both_drivers!(
     a_loop_lives_in_a_plain_loop_around_poll,
@@ -27,14 +27,6 @@ both_drivers!(
     a_loop_that_rested_for_another_runs_by_itself_and_closes,
     a_running_or_closed_loop_has_no_turns_for_others,
 );
-
-/// Waits with `poll(2)`.
-fn wait_for(descriptor: BorrowedFd<'_>, limit: Option<Duration>) {
-    let limit = limit.map_or(-1, |limit| limit.as_micros().div_ceil(1000) as i32);
-    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one entry is passed.
-    unsafe { libc::poll(&raw mut poll, 1, limit) };
-}
 
 /// Drives the loop with `poll(2)` until the task is over. Returns its result and the number of turns.
 fn drive<T: 'static>(event_loop: &EventLoop, future: impl Future<Output = T> + 'static) -> (T, u32) {
@@ -48,7 +40,7 @@ fn drive<T: 'static>(event_loop: &EventLoop, future: impl Future<Output = T> + '
         // Whatever goes wrong, this test ends.
         let limit = rest.unwrap_or(Duration::from_secs(30)).min(Duration::from_secs(30));
         if !task.is_finished() {
-            wait_for(descriptor, Some(limit));
+            has_input(descriptor, limit);
         }
     }
     let mut result = None;

@@ -4,12 +4,14 @@ use std::env;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proactor::net::{TcpListener, TcpStream};
 use proactor::{Builder, DriverChoice, DriverKind, EventLoop};
 
@@ -213,6 +215,13 @@ pub(crate) async fn turns(count: usize) {
         // On the epoll driver the nop does not get that far.
         proactor::sleep(Duration::ZERO).await.expect("no time");
     }
+}
+
+/// Waits with `poll(2)`, without a loop and no longer than `limit`, until there is something to read or to accept.
+pub(crate) fn has_input(descriptor: impl AsFd, limit: Duration) -> bool {
+    let limit = PollTimeout::try_from(limit).expect("no more than weeks");
+    let mut entry = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut entry, limit).is_ok_and(|ready| ready > 0)
 }
 
 /// Turns the loop until `condition` holds; it must within 20 seconds, unless [`patience`] is asked for.

@@ -53,9 +53,11 @@ MATRIX = [
     # These kernels charge a ring's memory to the limit again; an ordinary user has no way around it.
     Where("memlock", "the newest 6, a user with RLIMIT_MEMLOCK=0", ("trixie-backports", "6."), auto="epoll", ring=False,
           skips=8, before="ulimit -l 0", through="as_user"),
-    # 256 MiB beside its file system, which is in memory too.
-    Where("small", "6.12 with 1 CPU, 256 MiB, 64 descriptors", ("trixie", "6.12."), auto="io_uring",
-          skips=42, before="ulimit -n 64", cpus=1, mebibytes=256 + 72),
+    # 256 MiB beside its file system, which is in memory too. All tests are one process: what glibc keeps for the threads
+    # of the earlier ones, some 150 MiB in the end, is not there for the later ones.
+    Where("small", "6.12 with 1 CPU, 256 MiB, 64 descriptors", ("trixie", "6.12."), auto="io_uring", skips=42,
+          before="export MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=131072 MALLOC_MMAP_THRESHOLD_=65536; ulimit -n 64",
+          cpus=1, mebibytes=256 + 72),
     Where("EPERM", "this kernel, seccomp answers EPERM", None, auto="epoll", ring=False, skips=8, denied="EPERM"),
     Where("ENOSYS", "this kernel, seccomp answers ENOSYS", None, auto="epoll", ring=False, skips=8, denied="ENOSYS"),
 ]
