@@ -219,7 +219,8 @@ pub(crate) async fn turns(count: usize) {
 
 /// Waits with `poll(2)`, without a loop and no longer than `limit`, until there is something to read or to accept.
 pub(crate) fn has_input(descriptor: impl AsFd, limit: Duration) -> bool {
-    let limit = PollTimeout::try_from(limit).expect("no more than weeks");
+    // Rounded up: a poll that ends too soon would be repeated until the time has come.
+    let limit = PollTimeout::try_from(limit.as_micros().div_ceil(1000)).expect("no more than weeks");
     let mut entry = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
     poll(&mut entry, limit).is_ok_and(|ready| ready > 0)
 }
