@@ -205,14 +205,18 @@ impl Uring {
         if self.timer.as_ref().is_some_and(|timer| timer.at <= at) {
             return; // fires early; the loop looks at its deadlines then and arms again
         }
-        if let Some(later) = self.timer.take() {
-            let remove = opcode::TimeoutRemove::new(TAG_TIMER | later.number).build();
-            let remove = self.ignored(remove);
-            self.push(remove);
-        }
         let (seconds, nanoseconds) = self.clock.absolute(at);
         // An entry that still waits for a place reads the nearer time instead of its own: it fires early too.
         *self.timespec = Timespec::new().sec(seconds).nsec(nanoseconds);
+        if let Some(timer) = &mut self.timer {
+            timer.at = at;
+            let user_data = TAG_TIMER | timer.number;
+            // (A removal would be one more completion, and end the wait.)
+            let sooner = opcode::TimeoutUpdate::new(user_data, &raw const *self.timespec);
+            let sooner = self.ignored(sooner.flags(TimeoutFlags::ABS).build());
+            self.push(sooner);
+            return;
+        }
         self.timers_made += 1;
         let entry = opcode::Timeout::new(&raw const *self.timespec).flags(TimeoutFlags::ABS).build();
         self.push(entry.user_data(TAG_TIMER | self.timers_made));
