@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{join, poll};
 use proactor::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use proactor::{metrics, spawn};
+use proactor::{metrics, spawn, timeout};
 
-use crate::harness::{Cx, Folder, both_drivers, many, open_descriptors, tcp_pair, turns, until};
+use crate::harness::{Cx, Folder, both_drivers, many, open_descriptors, patience, tcp_pair, turns, until};
 
 both_drivers!(
     a_listener_and_a_stream_echo,
@@ -20,6 +20,7 @@ both_drivers!(
     halves_work_in_two_tasks_and_close_together,
     a_second_receiver_is_told_that_it_is_busy,
     the_write_queue_coalesces_and_keeps_its_order,
+    a_send_that_is_done_and_not_fetched_holds_up_nobody,
     a_flush_below_a_mark_is_over_when_the_mark_is_met,
     into_std_gives_the_bytes_that_came_and_from_std_goes_on,
     closing_after_the_half_close_is_no_error,
@@ -182,6 +183,40 @@ fn the_write_queue_coalesces_and_keeps_its_order(cx: Cx) {
             received.extend_from_slice(&theirs.receive().await?.expect("bytes"));
         }
         assert_eq!(received, expected);
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_send_that_is_done_and_not_fetched_holds_up_nobody(cx: Cx) {
+    cx.run(async {
+        let (ours, theirs) = UnixStream::pair()?;
+        for fetched in [true, false] {
+            // More than there is room for.
+            let mut done = Box::pin(ours.send(pattern(0, 4 << 20)));
+            assert!(poll!(&mut done).is_pending());
+            ours.write("written")?;
+            let mut left = 4 << 20;
+            while left > 0 {
+                left -= theirs.receive_into(vec![0; left.min(1 << 20)]).await?.0;
+            }
+            // It is sent, and nobody asks it.
+            let next = timeout(patience(10), ours.send("next"));
+            next.await.expect("it waits for nobody")?;
+            let mut text = Vec::new();
+            while text.len() < 11 {
+                text.extend_from_slice(&theirs.receive().await?.expect("bytes"));
+            }
+            assert_eq!(text, b"writtennext");
+            if fetched {
+                assert_eq!(done.await?.len(), 4 << 20);
+            } else {
+                drop(done);
+            }
+            ours.send("last").await?;
+            assert_eq!(&theirs.receive().await?.expect("bytes")[..], b"last");
+        }
+        timeout(patience(10), ours.close()).await.expect("no send is under way")?;
+        assert!(theirs.receive().await?.is_none());
         Ok::<_, io::Error>(())
     });
 }

@@ -61,9 +61,10 @@ pub(crate) trait Op: 'static {
     }
 
     /// It ended with `result`, which a future waits for, that may come to fetch it much later: who waits for the end only
-    /// goes on now.
-    fn ended(&mut self, result: i32, after: &mut Aftermath) {
+    /// goes on now. True if nothing is left for `settle` to do, should nobody fetch the result.
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
         let _ = (result, after);
+        false
     }
 
     /// It ended with `result`, and no future will fetch that: its resource takes what it brought.

@@ -111,10 +111,13 @@ impl<O: Op> Drop for Pending<O> {
         match self.driver.table.state(key) {
             State::Done if self.driver.goes_on(key) => self.driver.resume(key),
             State::Done => {
+                let is_settled = self.driver.table.is_settled(key);
                 // SAFETY: this future inserted it as an `O`, and it is done.
                 let (result, mut op) = unsafe { self.driver.table.take::<O>(key) };
                 let mut after = Aftermath::default();
-                op.settle(result, &mut after);
+                if !is_settled {
+                    op.settle(result, &mut after);
+                }
                 drop(op);
                 after.run();
             }

@@ -60,6 +60,8 @@ struct Slot {
     cancel_asked: Cell<bool>,
     /// A thread of the pool has it, not the backend.
     pooled: Cell<bool>,
+    /// It ended, and has nothing left to settle.
+    settled: Cell<bool>,
     result: Cell<i32>,
     waker: Cell<Option<Waker>>,
     op: Cell<Option<NonNull<dyn Op>>>,
@@ -126,6 +128,7 @@ impl Table {
             state: Cell::new(State::Free),
             cancel_asked: Cell::new(false),
             pooled: Cell::new(false),
+            settled: Cell::new(false),
             result: Cell::new(0),
             waker: Cell::new(None),
             op: Cell::new(None),
@@ -222,6 +225,11 @@ impl Table {
         self.live(key).filter(|slot| slot.state.get() == State::Done).map(|slot| slot.result.get())
     }
 
+    /// Whether an operation that is done has nothing left to settle.
+    pub(crate) fn is_settled(&self, key: Key) -> bool {
+        self.live(key).is_some_and(|slot| slot.settled.get())
+    }
+
     /// An operation that ended goes on, and nobody waits for it.
     pub(crate) fn reopen(&self, key: Key) {
         if let Some(slot) = self.live(key) {
@@ -265,7 +273,7 @@ impl Table {
                 }
                 if let Some(mut op) = slot.op.get() {
                     // SAFETY: as in `with`.
-                    unsafe { op.as_mut() }.ended(result, after);
+                    slot.settled.set(unsafe { op.as_mut() }.ended(result, after));
                 }
             }
             State::Detached => {

@@ -17,7 +17,9 @@ use crate::driver::{Aftermath, Key, Op};
 use crate::error::{Failed, MayBeCancelled};
 use crate::net::shared::Shared;
 use crate::op::Descriptor;
-use crate::op::net::{Batch, Medium, ReceiveTarget, Record, SendBatch, SendOp, SendRecord, SendTarget};
+use crate::op::net::{
+    Batch, Medium, ReceiveTarget, Record, SendBatch, SendOp, SendRecord, SendTarget, passes_turn,
+};
 use crate::runtime::here;
 use crate::runtime::scope::What;
 use crate::runtime::wait::{Ask, Waiter, check, outcome};
@@ -196,10 +198,13 @@ impl<O: SendOp> Sending<'_, O> {
         Poll::Ready(Ok(()))
     }
 
+    /// `was_begun`: it was submitted, so that the turn was passed on when it was over.
     #[inline]
-    fn end(&mut self, result: i32, op: O) -> Result<O::Bufs, Failed<O::Bufs>> {
+    fn end(&mut self, result: i32, op: O, was_begun: bool) -> Result<O::Bufs, Failed<O::Bufs>> {
         let mut result = result;
-        if result < 0 || !self.shared.turn_ends() {
+        if was_begun && passes_turn(result) {
+            result = self.shared.told_result(result);
+        } else if result < 0 || !self.shared.turn_ends() {
             let mut after = Aftermath::default();
             result = self.shared.turn_over(result, &mut after);
             after.run();
@@ -230,8 +235,9 @@ impl<O: SendOp> Future for Sending<'_, O> {
             let (bufs, _) = this.pending.take_back().into_parts();
             return Poll::Ready(Err(Failed::new(error, bufs, 0)));
         }
+        let was_begun = !this.pending.is_new();
         match Pin::new(&mut this.pending).poll(cx) {
-            Poll::Ready((result, op)) => Poll::Ready(this.end(result, op)),
+            Poll::Ready((result, op)) => Poll::Ready(this.end(result, op, was_begun)),
             Poll::Pending => {
                 this.shared.outbound.in_flight.set(this.pending.key());
                 Poll::Pending
@@ -447,6 +453,11 @@ impl Shared {
         }
         self.next_turn(after);
         result
+    }
+
+    /// The result of a send that is over, as it is on every driver.
+    fn told_result(&self, result: i32) -> i32 {
+        if result == -libc::EPIPE && self.outbound.was_reset() { -libc::ECONNRESET } else { result }
     }
 
     /// Sends what `op` holds when its turn comes.

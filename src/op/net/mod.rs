@@ -24,7 +24,7 @@ pub(crate) use receive_message::{
 };
 pub(crate) use relay::{Relay, WORTH, WaitForBytes, splice_may_kill};
 use send::send_flags;
-pub(crate) use send::{Batch, SendAll, SendBatch, SendOp, SendTarget, SendVectored};
+pub(crate) use send::{Batch, SendAll, SendBatch, SendOp, SendTarget, SendVectored, passes_turn};
 pub(crate) use send_fds::SendFds;
 pub(crate) use send_file::{FileTrouble, SendFile, SendFileOptions, Sent, Source};
 pub(crate) use send_message::{Envelope, MessageSender, SendMessage, WithFds};

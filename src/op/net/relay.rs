@@ -345,6 +345,14 @@ impl<S: ReceiveTarget, T: SendTarget> Op for Relay<S, T> {
         }
     }
 
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
+        let is_over = self.to.send_ended(result, after);
+        if is_over {
+            self.give_back(after);
+        }
+        is_over
+    }
+
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
         self.give_back(after);
         self.to.send_over(result, after);

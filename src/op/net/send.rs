@@ -24,10 +24,25 @@ pub(crate) trait SendTarget: 'static {
     fn medium(&self) -> Medium;
     /// The send that had the turn is over, and no future of its own will say so.
     fn send_over(&self, result: i32, after: &mut Aftermath);
+    /// The send that had the turn ended, and a future will fetch the result, or be dropped. Whether it is over by that: one
+    /// that was cancelled half-way goes on if its future is dropped, so it keeps the turn.
+    fn send_ended(&self, result: i32, after: &mut Aftermath) -> bool {
+        let is_over = passes_turn(result);
+        if is_over {
+            self.send_over(result, after);
+        }
+        is_over
+    }
     /// The batch of queued bytes that had the turn is over.
     fn batch_over(&self, batch: Box<Batch>, result: i32, after: &mut Aftermath);
     /// The queued record that had the turn is over.
     fn record_over(&self, record: Box<Record>, result: i32, after: &mut Aftermath);
+}
+
+/// Whether a send that ended with this does not go on, whatever becomes of its future.
+#[inline]
+pub(crate) fn passes_turn(result: i32) -> bool {
+    result != -libc::ECANCELED
 }
 
 /// A send of the caller's own buffers.
@@ -99,6 +114,10 @@ impl<T: SendTarget, B: IoBuf> Op for SendAll<T, B> {
         let Ok(count) = usize::try_from(answer.result) else { return Step::Done(answer.result) };
         self.sent += count;
         if self.sent < self.buf.len() && count > 0 { Step::Again } else { Step::Done(0) }
+    }
+
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
+        self.target.send_ended(result, after)
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
@@ -275,6 +294,10 @@ impl<T: SendTarget, B: IoBuf> Op for SendVectored<T, B> {
         let skipped = skip(&mut self.parts[self.first..], count);
         self.first += skipped;
         if self.first < self.parts.len() && count > 0 { Step::Again } else { Step::Done(0) }
+    }
+
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
+        self.target.send_ended(result, after)
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {

@@ -76,6 +76,10 @@ impl<T: SendTarget, B: IoBuf> Op for SendFds<T, B> {
         if self.sent < self.what.buf.len() && count > 0 { Step::Again } else { Step::Done(0) }
     }
 
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
+        self.target.send_ended(result, after)
+    }
+
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
         self.target.send_over(result, after);
     }

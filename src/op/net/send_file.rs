@@ -305,7 +305,7 @@ impl<T: SendTarget> SendFile<T> {
                     step => return step,
                 },
                 Attempt::Later => {}
-                Attempt::Wait | Attempt::Drained(_) => break,
+                Attempt::Wait | Attempt::Drained(_) | Attempt::Tell { .. } => break,
             }
         }
         Step::Again
@@ -503,6 +503,10 @@ impl<T: SendTarget> Op for SendFile<T> {
             Stage::Move => self.transfer.stage = Stage::MoveStalled,
             _ => {}
         }
+    }
+
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
+        self.target.send_ended(result, after)
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {

@@ -237,7 +237,7 @@ impl<T: MessageSender, B: IoBuf> Op for SendMessage<T, B> {
         if left > 0 && count > 0 && self.target.sends_parts() { Step::Again } else { Step::Done(0) }
     }
 
-    fn ended(&mut self, result: i32, after: &mut Aftermath) {
+    fn ended(&mut self, result: i32, after: &mut Aftermath) -> bool {
         // One that was cancelled half-way goes on if its future is dropped now, so it keeps its turn.
         if (result != -libc::ECANCELED || self.is_cancelled_by_drop())
             && let Some(envelope) = &mut self.envelope
@@ -245,6 +245,7 @@ impl<T: MessageSender, B: IoBuf> Op for SendMessage<T, B> {
             envelope.came_back = true;
             self.target.came_back(envelope, after);
         }
+        false // the envelope goes back
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
