@@ -30,6 +30,12 @@ impl Aftermath {
         self.garbage.extend(garbage);
     }
 
+    /// How many shall be woken.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.wakers.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.wakers.is_empty() && self.garbage.is_empty()
     }

@@ -72,6 +72,11 @@ pub(crate) enum Attempt {
     Wait,
     /// Ready, but the operation cannot take more in this turn.
     Later,
+    /// Ready; its resource is to be told, and takes what there is when somebody asks for it. `again`: it was told before, and
+    /// nobody did.
+    Tell {
+        again: bool,
+    },
 }
 
 impl Attempt {

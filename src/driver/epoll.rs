@@ -7,6 +7,8 @@
 //! - What a receive may stop in front of (a pipe's packet, descriptors that go with bytes of a UNIX stream) no edge tells
 //!   of. So streams but TCP begin level-triggered: a short receive is enough there too, the kernel looks again with the
 //!   next wait. As soon as such an event finds nobody who wants it, edges do for good, and receives go on until EAGAIN.
+//! - A stream that is told of bytes receives them itself, when its task asks: then they meet no queue and no completion,
+//!   what is sent next finds the socket in the cache, and one buffer does for all.
 //! - Room to send is asked for only when a send first has to wait, from then on for good: of UNIX and UDP sockets each
 //!   message that its receiver takes is an edge, and so would wake the loop in vain.
 //! - After the peer's end or an error there is no further edge, so from then on the descriptor counts as ready for good.
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::metrics::Metrics;
 use crate::driver::table::{Key, Table};
-use crate::driver::{Answer, Attempt, BATCH_MAX, Route, Wait};
+use crate::driver::{Aftermath, Answer, Attempt, BATCH_MAX, Route, Wait};
 use crate::sys::epoll;
 
 const READ_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI) as u32;
@@ -336,6 +338,7 @@ impl Epoll {
         wait: Wait,
         table: &Table,
         batch: &mut Vec<(Key, Answer)>,
+        after: &mut Aftermath,
     ) -> io::Result<()> {
         while let Some(key) = self.cancelled.pop() {
             batch.push((key, Answer::once(-libc::ECANCELED)));
@@ -347,11 +350,15 @@ impl Epoll {
         }
         for _ in 0..self.due.len() {
             let Some((fd, direction)) = self.due.pop_front() else { break };
-            self.attempt(fd, direction, table, batch);
+            self.attempt(fd, direction, table, batch, after);
         }
         if self.next_event == self.events.len() {
             let limit = match wait {
-                _ if !batch.is_empty() || !self.due.is_empty() || !self.now.is_empty() => {
+                _ if !batch.is_empty()
+                    || !after.is_empty()
+                    || !self.due.is_empty()
+                    || !self.now.is_empty() =>
+                {
                     Some(Duration::ZERO)
                 }
                 Wait::No => Some(Duration::ZERO),
@@ -364,12 +371,12 @@ impl Epoll {
                 self.wait(limit.map(|limit| limit.saturating_sub(self.spin)))?;
             }
         }
-        let enough = batch.len() + COMPLETIONS_MAX;
-        while self.next_event < self.events.len() && batch.len() < enough {
+        let enough = batch.len() + after.len() + COMPLETIONS_MAX;
+        while self.next_event < self.events.len() && batch.len() + after.len() < enough {
             let (flags, token) = (self.events[self.next_event].events, self.events[self.next_event].u64);
             self.next_event += 1;
             if token != BELL {
-                self.note(flags, token, table, batch);
+                self.note(flags, token, table, batch, after);
             }
         }
         Ok(())
@@ -397,7 +404,14 @@ impl Epoll {
     }
 
     /// Takes note of an event and makes the attempts that it allows.
-    fn note(&mut self, events: u32, token: u64, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+    fn note(
+        &mut self,
+        events: u32,
+        token: u64,
+        table: &Table,
+        batch: &mut Vec<(Key, Answer)>,
+        after: &mut Aftermath,
+    ) {
         let fd = token as u32 as RawFd;
         let readiness = self.readiness(fd);
         if readiness.generation != (token >> 32) as u32 || !readiness.is_registered() {
@@ -414,7 +428,7 @@ impl Epoll {
                 side.ended |= ended;
                 side.urgent |= events & libc::EPOLLPRI as u32 != 0;
                 if side.queue.first.is_some() {
-                    self.attempt(fd, direction, table, batch);
+                    self.attempt(fd, direction, table, batch, after);
                 } else if side.watch == Watch::Level {
                     self.take_edges(fd);
                 }
@@ -425,13 +439,20 @@ impl Epoll {
     fn attempt_now(&mut self, key: Key, table: &Table, batch: &mut Vec<(Key, Answer)>) {
         match table.with(key, |op| op.attempt()) {
             Some(Attempt::Complete(answer) | Attempt::Drained(answer)) => batch.push((key, answer)),
-            Some(Attempt::Wait | Attempt::Later) => self.now.push_back(key),
+            Some(Attempt::Wait | Attempt::Later | Attempt::Tell { .. }) => self.now.push_back(key),
             None => {}
         }
     }
 
     /// Makes attempts for one direction until it is not ready any more or nobody waits for it.
-    fn attempt(&mut self, fd: RawFd, direction: Direction, table: &Table, batch: &mut Vec<(Key, Answer)>) {
+    fn attempt(
+        &mut self,
+        fd: RawFd,
+        direction: Direction,
+        table: &Table,
+        batch: &mut Vec<(Key, Answer)>,
+        after: &mut Aftermath,
+    ) {
         let Some(readiness) = self.fds.get_mut(fd as usize) else { return };
         let side = readiness.side(direction);
         let mut shots = 0;
@@ -441,7 +462,16 @@ impl Epoll {
                 break;
             }
             shots += 1;
-            let attempt = table.with(key, |op| op.attempt());
+            let (watch, until_empty) = (side.watch, side.says_more());
+            let attempt = table.with(key, |op| {
+                let attempt = op.attempt();
+                if let Attempt::Tell { again } = attempt
+                    && (watch == Watch::Edges || watch == Watch::Level && !again)
+                {
+                    op.tell(until_empty, after);
+                }
+                attempt
+            });
             let is_drained = matches!(attempt, Some(Attempt::Drained(_)));
             match attempt {
                 Some(Attempt::Complete(answer) | Attempt::Drained(answer)) => {
@@ -451,6 +481,20 @@ impl Epoll {
                     side.ready = !is_drained || side.says_more();
                     batch.push((key, answer));
                 }
+                // It stays ready: who tries another way finds out by himself whether it is.
+                Some(Attempt::Tell { again }) => match watch {
+                    Watch::Level if again => return self.take_edges(fd),
+                    Watch::Level | Watch::Edges => return,
+                    Watch::No => match self.watch_for(fd, direction, true) {
+                        Ok(()) => return, // an event will say whether it is ready
+                        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                            // Such a thing always is.
+                            table.with(key, |op| op.tell(true, after));
+                            return;
+                        }
+                        Err(error) => return self.refuse(fd, direction, &error, batch),
+                    },
+                },
                 Some(Attempt::Wait) => {
                     side.ready = false;
                     match side.watch {
@@ -461,17 +505,24 @@ impl Epoll {
                     }
                     // (As for a stream: that is right for all.)
                     let Err(error) = self.watch_for(fd, direction, true) else { return };
-                    // It cannot be waited for: no memory, too many watches, or no such thing as readiness.
-                    let side = self.readiness(fd).side(direction);
-                    side.queue.pop();
-                    side.ready = true; // so that the others hear the same
-                    batch.push((key, Answer::once(-error.raw_os_error().unwrap_or(libc::EIO))));
-                    break;
+                    return self.refuse(fd, direction, &error, batch);
                 }
                 Some(Attempt::Later) => break,
                 None => side.queue.pop(),
             }
         }
+        self.due.push_back((fd, direction));
+    }
+
+    /// It cannot be waited for: no memory, too many watches, or no such thing as readiness.
+    #[cold]
+    fn refuse(&mut self, fd: RawFd, direction: Direction, error: &io::Error, batch: &mut Vec<(Key, Answer)>) {
+        let side = self.readiness(fd).side(direction);
+        if let Some(key) = side.queue.first {
+            side.queue.pop();
+            batch.push((key, Answer::once(-error.raw_os_error().unwrap_or(libc::EIO))));
+        }
+        side.ready = true; // so that the others hear the same
         self.due.push_back((fd, direction));
     }
 }

@@ -344,7 +344,7 @@ impl Driver {
                     }
                 }
                 Attempt::Wait => return None,
-                Attempt::Later => {}
+                Attempt::Later | Attempt::Tell { .. } => {}
             }
         }
         None
@@ -414,14 +414,14 @@ impl Driver {
         if let Some(pool) = self.message_pool.get() {
             pool.feed();
         }
-        let mut batch = self.batch.take();
+        let (mut batch, mut after) = (self.batch.take(), self.after.take());
         let asleep = !matches!(wait, Wait::No) && self.alarm.fall_asleep();
         // Looked at after falling asleep: a result that comes later rings the bell. (The loop takes the alarm's news for
         // itself without looking here.)
         let wait = if asleep && !self.inbox.is_filled() { wait } else { Wait::No };
         let polled = match &mut *self.backend.borrow_mut() {
             Backend::Uring(uring) => uring.poll(wait, &mut batch),
-            Backend::Epoll(epoll) => epoll.poll(wait, &self.table, &mut batch),
+            Backend::Epoll(epoll) => epoll.poll(wait, &self.table, &mut batch, &mut after),
         };
         if asleep {
             self.alarm.wake_up();
@@ -429,31 +429,31 @@ impl Driver {
         if self.inbox.is_filled() {
             batch.extend(self.inbox.take().into_iter().map(|(key, result)| (key, Answer::once(result))));
         }
-        if !batch.is_empty() {
-            self.deliver(&mut batch);
+        let told = after.len() as u64;
+        self.completions.set(self.completions.get() + batch.len() as u64 + told);
+        let mut panics = Panics::default();
+        if !batch.is_empty() || told > 0 {
+            self.deliver(&mut batch, &mut after, &mut panics);
         }
         self.batch.set(batch);
+        self.after.set(after);
+        panics.resume();
         polled
     }
 
     /// C14: nothing of the driver is borrowed here but the one operation that completes. A panic of the program's code
     /// (a destructor, a foreign waker) goes on when everything was delivered.
-    fn deliver(&self, batch: &mut Vec<(Key, Answer)>) {
-        let mut after = self.after.take();
-        let mut panics = Panics::default();
-        self.completions.set(self.completions.get() + batch.len() as u64);
+    fn deliver(&self, batch: &mut Vec<(Key, Answer)>, after: &mut Aftermath, panics: &mut Panics) {
         let mut rest = batch.drain(..);
         while rest.len() > 0 {
             panics.catch(|| {
                 for (key, answer) in rest.by_ref() {
-                    self.deliver_one(key, answer, &mut after);
+                    self.deliver_one(key, answer, after);
                 }
             });
         }
         drop(rest);
         panics.catch(|| after.run());
-        self.after.set(after);
-        panics.resume();
     }
 
     fn deliver_one(&self, key: Key, answer: Answer, after: &mut Aftermath) {

@@ -49,6 +49,13 @@ pub(crate) trait Op: 'static {
         Attempt::Complete(Answer::once(-libc::ENOSYS))
     }
 
+    /// For epoll, after an attempt that asked for it: tells the resource that there is something. `until_empty`: an attempt
+    /// that brings less than fits may leave some, of which nobody would tell. The driver is borrowed: only wakers may come
+    /// of it, for later.
+    fn tell(&mut self, until_empty: bool, after: &mut Aftermath) {
+        let _ = (until_empty, after);
+    }
+
     /// For the pool: the call.
     fn call(&mut self) -> Call {
         Call::Run(Box::new(|| ()))

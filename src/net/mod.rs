@@ -26,6 +26,7 @@ mod sends;
 mod seqpacket;
 pub(crate) mod serve;
 pub(crate) mod shared;
+mod single;
 mod socket;
 mod stdio;
 mod stream;

@@ -4,33 +4,30 @@
 //! has begun goes on.
 
 use std::cell::{Cell, OnceCell};
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use crate::buf::{Chunk, IoBufMut, Starved};
-use crate::driver::{Aftermath, Driver, Key, Op, control};
-use crate::error::{Busy, Closed, Failed, MayBeCancelled};
+use crate::driver::{Aftermath, Driver, Key, control};
+use crate::error::{Closed, MayBeCancelled};
 use crate::net::fds::Expected;
 use crate::net::inbound::Inbound;
 use crate::net::outbound::Outbound;
 use crate::op::Descriptor;
-use crate::op::net::{Medium, ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER, Short};
+use crate::op::net::{Medium, ReceiveMulti, ReceiveTarget, SHOTS_OVER, Short, receive_now};
 use crate::runtime::budget;
-use crate::runtime::here;
 use crate::runtime::scope::What;
-use crate::runtime::wait::{Ask, Waiter, check, outcome};
+use crate::runtime::wait::{Waiter, check};
 
-const BYTES: What = What(&"bytes from a peer");
+pub(super) const BYTES: What = What(&"bytes from a peer");
 
 /// Received bytes that a connection may hold before its receive is stopped. A mark, not a limit: what the kernel has
 /// received already in the same turn (up to some 33 buffers) still comes.
 const INBOUND_MARK: usize = 256 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Receiving {
+pub(super) enum Receiving {
     /// Nothing is armed.
     Idle,
     /// The receive of this key is armed.
@@ -39,6 +36,20 @@ enum Receiving {
     Starving,
     /// A receive into the caller's buffer is in flight, with this key once it was submitted.
     Single(Option<Key>),
+}
+
+/// On the epoll driver: whether there may be something to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    /// There is something; a receive that brings less than fits has taken all.
+    Bytes,
+    /// The last receive brought as much as fits.
+    More,
+    /// There is something; only a receive that finds nothing has taken all.
+    UntilEmpty,
+    /// There was nothing. Told of it again, the driver asks in another way.
+    InVain,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +65,8 @@ pub(crate) struct Shared {
     pub(crate) descriptor: Descriptor,
     this: Weak<Self>,
     pub(crate) inbound: Inbound,
-    receiving: Cell<Receiving>,
+    pub(super) receiving: Cell<Receiving>,
+    told_of_bytes: Cell<Told>,
     end: Cell<End>,
     /// Somebody received the error that is the end.
     told: Cell<bool>,
@@ -67,7 +79,7 @@ pub(crate) struct Shared {
     short: Short,
     pub(crate) medium: Cell<Medium>,
     /// Nobody has opened the other end of a named pipe yet.
-    awaits_peer: Cell<bool>,
+    pub(super) awaits_peer: Cell<bool>,
     /// Descriptors may come with bytes, and with which ones: made when the first are expected.
     pub(crate) expected: OnceCell<Box<Expected>>,
     /// Streams and halves that use it.
@@ -97,6 +109,7 @@ impl Shared {
             this: this.clone(),
             inbound: Inbound::default(),
             receiving: Cell::new(Receiving::Idle),
+            told_of_bytes: Cell::new(Told::No),
             end: Cell::new(End::Open),
             told: Cell::new(false),
             receiver: Waiter::new(),
@@ -191,7 +204,7 @@ impl Shared {
     }
 
     /// What the result of a receive says about the stream: bytes, its end, or a failure.
-    fn note_end(&self, result: i32) {
+    pub(super) fn note_end(&self, result: i32) {
         match result {
             // A ring's send that was half done when the connection was reset has taken the error, and does not tell.
             0 if self.outbound.may_know_more() && self.was_cut_off() => {
@@ -247,6 +260,12 @@ impl Shared {
         if let Some(end) = self.ended() {
             return Poll::Ready(end.map(|()| None));
         }
+        if matches!(self.told_of_bytes.get(), Told::Bytes | Told::More | Told::UntilEmpty) {
+            ready!(budget::spend(cx));
+            if let Some(received) = self.receive_now() {
+                return Poll::Ready(received);
+            }
+        }
         self.receiver.register_for(cx, BYTES);
         match self.receiving.get() {
             Receiving::Idle => self.arm(false),
@@ -254,6 +273,28 @@ impl Shared {
             Receiving::Armed(_) | Receiving::Single(_) => {}
         }
         Poll::Pending
+    }
+
+    /// Takes what is there, on the epoll driver; `None` if nothing is.
+    fn receive_now(&self) -> Option<io::Result<Option<Chunk>>> {
+        match receive_now(self) {
+            Ok((chunk, is_short)) => {
+                if self.told_of_bytes.get() != Told::UntilEmpty {
+                    self.told_of_bytes.set(if is_short { Told::No } else { Told::More });
+                }
+                Some(Ok(Some(chunk)))
+            }
+            Err(result) if -result == libc::EAGAIN => {
+                let was_wrong = self.told_of_bytes.get() == Told::Bytes;
+                self.told_of_bytes.set(if was_wrong { Told::InVain } else { Told::No });
+                None
+            }
+            Err(result) => {
+                self.note_end(result);
+                self.stop_receiving();
+                self.ended().map(|end| end.map(|()| None))
+            }
+        }
     }
 
     /// Nobody waits for bytes any more.
@@ -299,86 +340,6 @@ impl Shared {
             }
         }
         copied
-    }
-
-    pub(crate) async fn receive_into<B: IoBufMut>(
-        self: &Rc<Self>,
-        mut buf: B,
-    ) -> Result<(usize, B), Failed<B>> {
-        if self.receive_claimed.replace(true) {
-            return Err(Failed::new(Busy::new("receiving from").into(), buf, 0));
-        }
-        let _claim = Claim(self);
-        if buf.capacity() == 0 {
-            return Ok((0, buf));
-        }
-        // What the armed receive brought, or brings while it is stopped, comes first.
-        if let Err(error) = std::future::poll_fn(|cx| self.poll_stopped(cx)).await {
-            return Err(Failed::new(error, buf, 0));
-        }
-        let copied = self.copy_inbound(&mut buf);
-        if copied > 0 {
-            return Ok((copied, buf));
-        }
-        match self.ended() {
-            Some(Ok(())) => return Ok((0, buf)),
-            Some(Err(error)) => return Err(Failed::new(error, buf, 0)),
-            None => {}
-        }
-        if self.awaits_peer.get() {
-            // The pooled receive knows how to wait for a peer.
-            match std::future::poll_fn(|cx| self.poll_receive(cx)).await {
-                Ok(Some(chunk)) => self.inbound.push_first(chunk),
-                Ok(None) => return Ok((0, buf)),
-                Err(error) => return Err(Failed::new(error, buf, 0)),
-            }
-            let copied = self.copy_inbound(&mut buf);
-            return Ok((copied, buf));
-        }
-        let (result, op) = self.single(ReceiveInto::new(self.clone(), buf)).await;
-        match result.and_then(outcome) {
-            Ok(count) => Ok((count as usize, op.into_buf())),
-            Err(error) => Err(Failed::new(error, op.into_buf(), 0)),
-        }
-    }
-
-    /// Performs the one receive into a buffer of the caller; an error if the stream was closed meanwhile.
-    pub(crate) async fn single<O: Op>(&self, op: O) -> (io::Result<i32>, O) {
-        /// Gives the receiving side back if the receive was never submitted.
-        struct Begun<'a>(&'a Shared);
-        impl Drop for Begun<'_> {
-            fn drop(&mut self) {
-                if self.0.receiving.get() == Receiving::Single(None) {
-                    self.0.receiving.set(Receiving::Idle);
-                }
-            }
-        }
-        self.receiving.set(Receiving::Single(None));
-        let _begun = Begun(self);
-        let mut ask = Ask::new(self.driver(), op, BYTES);
-        let (result, op) = std::future::poll_fn(|cx| {
-            let polled = Pin::new(&mut ask).poll(cx);
-            self.note_single(ask.key());
-            polled
-        })
-        .await;
-        self.receiving.set(Receiving::Idle);
-        self.note_end(result);
-        let result = self.was_stopped(result).map_or(Ok(result), Err);
-        self.close_if_over();
-        (result, op)
-    }
-
-    /// What closing cancels: the receive that began just now, and was submitted with this key.
-    pub(crate) fn note_single(&self, key: Option<Key>) {
-        if key.is_some() && self.receiving.get() == Receiving::Single(None) {
-            self.receiving.set(Receiving::Single(key));
-        }
-    }
-
-    /// Why a receive was cancelled, if it was not by its scope: the stream was closed meanwhile.
-    pub(crate) fn was_stopped(&self, result: i32) -> Option<io::Error> {
-        if result == -libc::ECANCELED && !here::is_cancelled() { self.check_receive().err() } else { None }
     }
 
     /// Sends what is queued, then closes.
@@ -428,46 +389,6 @@ impl Shared {
         Poll::Pending
     }
 
-    /// One receive into a buffer of the caller, as a poll face; `None` at the end of the stream. `asked` holds what is in
-    /// flight; `buf` makes the buffer, once something is received or waited for.
-    pub(crate) fn poll_receive_buf<B: IoBufMut>(
-        self: &Rc<Self>,
-        cx: &mut Context<'_>,
-        asked: &mut Option<Ask<ReceiveInto<Self, B>>>,
-        buf: impl FnOnce() -> io::Result<B>,
-    ) -> Poll<io::Result<Option<(usize, B)>>> {
-        // One that was put off, in a cancelled scope, has not begun, and somebody else may receive meanwhile.
-        let ask = match asked {
-            Some(ask) if !ask.is_new() => ask,
-            _ => {
-                *asked = None;
-                ready!(self.poll_stopped(cx))?;
-                if self.inbound.bytes() > 0 {
-                    let mut buf = buf()?;
-                    return Poll::Ready(Ok(Some((self.copy_inbound(&mut buf), buf))));
-                }
-                if let Some(end) = self.ended() {
-                    return Poll::Ready(end.map(|()| None));
-                }
-                let op = ReceiveInto::new(self.clone(), buf()?);
-                asked.insert(Ask::new(self.driver(), op, BYTES))
-            }
-        };
-        let polled = Pin::new(&mut *ask).poll(cx);
-        if let Some(key) = ask.key() {
-            self.receiving.set(Receiving::Single(Some(key)));
-        }
-        let (result, op) = ready!(polled);
-        *asked = None;
-        self.receiving.set(Receiving::Idle);
-        self.note_end(result);
-        self.close_if_over();
-        match outcome(result)? {
-            0 => Poll::Ready(Ok(None)),
-            count => Poll::Ready(Ok(Some((count as usize, op.into_buf())))),
-        }
-    }
-
     /// Why sending is over for good, if it is. Whoever waits to receive is woken when that happens.
     pub(crate) fn send_error(&self) -> Option<io::Error> {
         self.outbound.errno().map(io::Error::from_raw_os_error)
@@ -505,6 +426,17 @@ impl ReceiveTarget for Shared {
     }
 
     #[inline]
+    fn told(&self, until_empty: bool, after: &mut Aftermath) {
+        self.told_of_bytes.set(if until_empty { Told::UntilEmpty } else { Told::Bytes });
+        self.wake_receiver(after);
+    }
+
+    #[inline]
+    fn was_told(&self) -> bool {
+        self.told_of_bytes.get() != Told::No
+    }
+
+    #[inline]
     fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool {
         if self.check_receive().is_err() {
             return true; // nobody is left to take it
@@ -516,6 +448,7 @@ impl ReceiveTarget for Shared {
 
     fn receive_over(&self, result: i32, after: &mut Aftermath) {
         self.receiving.set(Receiving::Idle);
+        self.told_of_bytes.set(Told::No);
         match result {
             SHOTS_OVER => {}
             // Not a failure: the pool grows if it may; else this socket waits for its turn, and goes on with a small

@@ -17,7 +17,7 @@ mod send_record;
 pub(crate) use accept::{AcceptMulti, AcceptTarget};
 pub(crate) use connect::Connect;
 pub(crate) use medium::{Medium, Short};
-pub(crate) use receive::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER};
+pub(crate) use receive::{ReceiveInto, ReceiveMulti, ReceiveTarget, SHOTS_OVER, receive_now};
 pub(crate) use receive_error::{ErrorTarget, ReceiveErrors};
 pub(crate) use receive_message::{
     Arrival, Incoming, IncomingTarget, MessageTarget, ReceiveMessageInto, ReceiveMessages,

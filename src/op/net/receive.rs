@@ -26,6 +26,11 @@ const SPARE_SIZE: usize = 4096;
 /// A stream socket, which owns the bytes that its receive brings.
 pub(crate) trait ReceiveTarget: 'static {
     fn descriptor(&self) -> &Descriptor;
+    /// On epoll there are bytes, or the end, which [`receive_now`] brings. `until_empty`: a receive that brings less than
+    /// fits may leave some, of which nobody would tell.
+    fn told(&self, until_empty: bool, after: &mut Aftermath);
+    /// Whether it was told so, and has not found out yet that there is nothing left.
+    fn was_told(&self) -> bool;
     /// Bytes came. Returns whether that is enough for now.
     fn received(&self, chunk: Chunk, after: &mut Aftermath) -> bool;
     /// The receive ended: 0 at the end of the stream, -ENOBUFS for want of buffers, -ECANCELED because it was
@@ -64,6 +69,8 @@ pub(crate) struct ReceiveMulti<T> {
 enum ReceiveStage {
     /// On epoll: trying, into a pooled buffer.
     Try,
+    /// On epoll: telling the stream, which receives when it is asked.
+    Tell,
     /// The kernel takes buffers from the ring.
     Multishot,
     /// Waiting until there is something.
@@ -80,7 +87,8 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
         let is_file = target.medium() == Medium::File;
         let stage = match (driver.wants_nonblocking(), driver.pool().has_ring()) {
             (true, _) if is_file => ReceiveStage::Single,
-            (true, _) => ReceiveStage::Try,
+            (true, _) if target.short() == Short::All => ReceiveStage::Try,
+            (true, _) => ReceiveStage::Tell,
             _ if target.awaits_peer() => ReceiveStage::Poll,
             (false, true) if spare || once => ReceiveStage::Single,
             (false, true) => ReceiveStage::Multishot,
@@ -97,6 +105,22 @@ impl<T: ReceiveTarget> ReceiveMulti<T> {
         self.target.descriptor().driver().pool()
     }
 
+    fn attempt_pooled(&mut self) -> Attempt {
+        if self.landing.is_occupied() {
+            return Attempt::Later; // its bytes are not delivered yet
+        }
+        let (address, len) = self.place();
+        // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
+        let result = unsafe { self.target.medium().receive_now(self.fd(), address, len) };
+        if result <= 0 {
+            self.landing.clear(self.target.descriptor().driver().pool());
+            return Attempt::from_result(result);
+        }
+        let answer = Answer::one_of_many(result, self.landing.take_pooled());
+        // The next event tells of more.
+        if (result as usize) < len { Attempt::Drained(answer) } else { Attempt::Complete(answer) }
+    }
+
     /// A place for the next bytes.
     fn place(&mut self) -> (*mut u8, usize) {
         self.landing.place(self.target.descriptor().driver().pool(), SPARE_SIZE)
@@ -107,7 +131,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
         let (fd, medium) = (self.fd(), self.target.medium());
         Some(match self.stage {
-            ReceiveStage::Try => return None,
+            ReceiveStage::Try | ReceiveStage::Tell => return None,
             ReceiveStage::Multishot => medium.receive_pooled(fd, self.pool().buffer_size()),
             ReceiveStage::Poll => {
                 opcode::PollAdd::new(Fd(fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build()
@@ -129,8 +153,8 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     }
 
     fn attempt(&mut self) -> Attempt {
-        if self.landing.is_occupied() {
-            return Attempt::Later; // its bytes are not delivered yet
+        if self.stage == ReceiveStage::Try {
+            return self.attempt_pooled();
         }
         if self.target.awaits_peer() {
             if socket::poll_now(self.fd(), libc::POLLIN) == 0 {
@@ -138,19 +162,7 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
             }
             self.target.peer_came();
         }
-        let (address, len) = self.place();
-        // SAFETY: the place is ours: a pooled buffer with a reference for us, or the spare one.
-        let result = unsafe { self.target.medium().receive_now(self.fd(), address, len) };
-        if result <= 0 {
-            self.landing.clear(self.target.descriptor().driver().pool());
-            return Attempt::from_result(result);
-        }
-        let mut answer = Answer::one_of_many(result, self.landing.take_pooled());
-        if self.once {
-            answer = answer.last();
-        }
-        // The next event tells of more.
-        if (result as usize) < len { Attempt::Drained(answer) } else { Attempt::Complete(answer) }
+        Attempt::Tell { again: self.target.was_told() }
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
@@ -183,12 +195,57 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
         }
     }
 
+    fn tell(&mut self, until_empty: bool, after: &mut Aftermath) {
+        self.target.told(until_empty, after);
+    }
+
     fn interrupted(&mut self, answer: Answer) {
         self.landing.put_back(self.target.descriptor().driver().pool(), answer);
     }
 
     fn settle(&mut self, result: i32, after: &mut Aftermath) {
         self.target.receive_over(result, after);
+    }
+}
+
+/// Receives what is there, without waiting, into a buffer of the pool, or into a small one when the pool is at its limit.
+/// Returns also whether it would have held more; or what the call says instead of a count.
+#[inline]
+pub(crate) fn receive_now<T: ReceiveTarget>(target: &T) -> Result<(Chunk, bool), i32> {
+    let pool = target.descriptor().driver().pool();
+    let Some(taken) = pool.take() else { return receive_spare(target) };
+    // SAFETY: the buffer is ours.
+    match unsafe { receive_at(target, taken.address, taken.size) } {
+        Ok(count) => Ok((Chunk::pooled(pool.clone(), taken.id, taken.address, count), count < taken.size)),
+        Err(result) => {
+            pool.release(taken.id.into());
+            Err(result)
+        }
+    }
+}
+
+#[cold]
+fn receive_spare<T: ReceiveTarget>(target: &T) -> Result<(Chunk, bool), i32> {
+    let mut spare = Vec::with_capacity(SPARE_SIZE);
+    // SAFETY: the vector has room for so many bytes.
+    let count = unsafe { receive_at(target, spare.as_mut_ptr(), SPARE_SIZE) }?;
+    // SAFETY: the kernel initialised `count` bytes, at most the capacity.
+    unsafe { spare.set_len(count) };
+    Ok((Chunk::heap(target.descriptor().driver().pool().clone(), spare), count < SPARE_SIZE))
+}
+
+/// # Safety
+/// `address` points to `len` bytes that may be written.
+#[inline]
+unsafe fn receive_at<T: ReceiveTarget>(target: &T, address: *mut u8, len: usize) -> Result<usize, i32> {
+    loop {
+        // SAFETY: the caller's promise.
+        let result = unsafe { target.medium().receive_now(target.descriptor().number(), address, len) };
+        match result {
+            1.. => return Ok(result as usize),
+            _ if -result == libc::EINTR => {}
+            _ => return Err(result),
+        }
     }
 }
 
