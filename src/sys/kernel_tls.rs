@@ -30,7 +30,8 @@ pub(crate) enum Cipher {
     Chacha20Poly1305 = 54,
 }
 
-/// Keys in the form that the kernel takes. They are wiped when this is dropped.
+/// Keys in the form that the kernel takes. They are wiped when this is dropped, and stay in their box until then: what is
+/// moved leaves a copy.
 pub(crate) struct Keys {
     bytes: [u8; LEN_MAX],
     len: usize,
@@ -39,7 +40,7 @@ pub(crate) struct Keys {
 impl Keys {
     /// For the first record; `None` if these are no keys of this cipher. `nonce` is what the number of a record is
     /// mixed with. In TLS 1.2 AES-GCM numbers its nonces itself: there it is the one that comes next.
-    pub(crate) fn new(version: Version, cipher: Cipher, key: &[u8], nonce: &[u8; 12]) -> Option<Self> {
+    pub(crate) fn new(version: Version, cipher: Cipher, key: &[u8], nonce: &[u8; 12]) -> Option<Box<Self>> {
         // AES-GCM has the nonce in two fields: its end, and behind the key its beginning, the "salt".
         let (key_len, salt) = match cipher {
             Cipher::Aes128Gcm => (16, 4),
@@ -49,7 +50,7 @@ impl Keys {
         if key.len() != key_len {
             return None;
         }
-        let mut keys = Self { bytes: [0; LEN_MAX], len: 0 };
+        let mut keys = Box::new(Self { bytes: [0; LEN_MAX], len: 0 });
         keys.push(&(version as u16).to_ne_bytes());
         keys.push(&(cipher as u16).to_ne_bytes());
         keys.push(&nonce[salt..]);

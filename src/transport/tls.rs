@@ -51,6 +51,7 @@ pub struct Tls {
     side: Side,
     handshake_timeout: Duration,
     shutdown_timeout: Duration,
+    kernel_send: bool,
 }
 
 impl Tls {
@@ -68,7 +69,7 @@ impl Tls {
     }
 
     fn new(side: Side) -> Self {
-        Self { side, handshake_timeout: HANDSHAKE, shutdown_timeout: SHUTDOWN }
+        Self { side, handshake_timeout: HANDSHAKE, shutdown_timeout: SHUTDOWN, kernel_send: false }
     }
 
     /// The configuration of a client; a server has been given one already.
@@ -97,9 +98,20 @@ impl Tls {
         self
     }
 
+    /// As [`Wrap::kernel_send`](crate::stream::tls::Wrap::kernel_send), for connections over TCP: whether the kernel shall
+    /// encrypt what is written, if it can. [Files](Transport::sendfile) are read and written as ever. Default: no.
+    #[doc(alias = "ktls")]
+    #[must_use]
+    pub fn kernel_send(mut self, on: bool) -> Self {
+        self.kernel_send = on;
+        self
+    }
+
     /// Puts TLS on top of `below`; `received` came from there already.
     pub(super) async fn on_top_of(&self, below: Below, received: &[u8]) -> io::Result<Below> {
         let base = below.base().cloned();
+        // With TLS below, what the socket gets is not what is sent here.
+        let socket = if let Below::Socket(shared, Way::Both) = &below { Some(shared.clone()) } else { None };
         let lower = Lower::new(below);
         let wrap = match &self.side {
             Side::Server { config } => TlsStream::server(lower, config.clone()),
@@ -109,6 +121,7 @@ impl Tls {
             }
         };
         let wrap = wrap.handshake_timeout(self.handshake_timeout).shutdown_timeout(self.shutdown_timeout);
+        let wrap = wrap.kernel_send(self.kernel_send).socket(socket);
         let stream = wrap.received(received).handshake().await.map_err(|failed| failed.error)?;
         Ok(Below::Stream(Rc::new(Secure { stream, base, limit: self.shutdown_timeout })))
     }

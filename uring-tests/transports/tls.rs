@@ -22,12 +22,14 @@ use proactor::transport::{
 use proactor::{Busy, EventLoop, MayBeCancelled, SendfileNotAvailable, TimedOut, spawn};
 
 use crate::harness::{Cx, Folder, both_drivers, patience, tcp_pair, turns, until};
-use crate::wrappers::tls::{client, server};
+use crate::wrappers::tls::kernel::streams_of_the_kernel;
+use crate::wrappers::tls::{by_kernel, client, is_by_kernel, server};
 
 both_drivers!(
     both_sides_speak_tls_from_the_beginning,
     streams_speak_tls_over_tcp_and_unix,
     an_accepted_connection_speaks_tls,
+    it_is_said_whether_the_kernel_sends,
     live_transports_go_on_with_tls,
     live_streams_go_on_with_tls_however_quick_the_peer_is,
     what_is_sent_in_plain_behind_the_last_plain_word_is_not_believed,
@@ -49,12 +51,38 @@ both_drivers!(
 
 const BIG: usize = 4 << 20;
 
+/// Tests that are run once more with the kernel that sends, if it can.
+macro_rules! once_more {
+    ($($name:ident),* $(,)?) => {
+        mod by_the_kernel {
+            use super::*;
+            $(fn $name(cx: Cx) {
+                let before = streams_of_the_kernel();
+                by_kernel(|| super::$name(cx));
+                assert!(before.is_none() || streams_of_the_kernel() > before, "it was not the kernel");
+            })*
+            both_drivers!($($name),*);
+        }
+    };
+}
+
+once_more!(
+    streams_speak_tls_over_tcp_and_unix,
+    live_transports_go_on_with_tls,
+    live_streams_go_on_with_tls_however_quick_the_peer_is,
+    tls_inside_of_tls_works,
+    a_slow_peer_makes_the_protocol_pause_and_resume,
+    a_close_says_goodbye_and_an_abort_does_not,
+    a_close_takes_no_longer_than_its_limit,
+    a_file_is_read_and_written_where_tls_is,
+);
+
 fn to_server() -> Tls {
-    Tls::client("localhost").client_config(Arc::new(client()))
+    Tls::client("localhost").client_config(Arc::new(client())).kernel_send(is_by_kernel())
 }
 
 fn of_server() -> Tls {
-    Tls::server(Arc::new(server()))
+    Tls::server(Arc::new(server())).kernel_send(is_by_kernel())
 }
 
 /// Notes what it is told.
@@ -250,6 +278,22 @@ fn an_accepted_connection_speaks_tls(cx: Cx) {
         theirs.aclose().await?;
         protocol.over().await;
         assert!(protocol.error.borrow().is_none());
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn it_is_said_whether_the_kernel_sends(cx: Cx) {
+    cx.run(async {
+        for on in [false, true] {
+            let (transport, protocol, theirs) = with_stream_and(of_server().kernel_send(on)).await?;
+            let can = on && streams_of_the_kernel().is_some();
+            assert_eq!(transport.extra(TlsAttribute::KERNEL_SEND), Ok(can));
+            transport.write("hello")?;
+            assert_eq!(&theirs.receive().await?.expect("bytes")[..], b"hello");
+            theirs.aclose().await?;
+            protocol.over().await;
+            assert!(protocol.error.borrow().is_none());
+        }
         Ok::<_, io::Error>(())
     });
 }

@@ -23,6 +23,7 @@ use crate::net::TcpStream;
 use crate::net::shared::Shared;
 use crate::op::net::{Medium, SendAll};
 use crate::stream::ByteStream;
+use crate::stream::tls::session::Session;
 use crate::stream::tls::stream::TlsStream;
 use crate::sys::kernel_tls::{self, Cipher};
 
@@ -33,11 +34,15 @@ const RECORD_MIN: u64 = 4096;
 const PORTION: u64 = 256 << 20;
 
 pub(crate) struct KernelSend {
+    /// The socket of the stream below.
+    shared: Rc<Shared>,
     cipher: Cipher,
     /// Keys are good for so many records.
     limit: u64,
     /// So many may be sent before the kernel is asked how many there were.
     left: Cell<u64>,
+    /// Those of sends that may be on their way still, dropped by whoever waited: the kernel has not counted them.
+    unseen: Cell<u64>,
     /// The peer asked for new keys, and this kernel takes none.
     is_stuck: Cell<bool>,
     /// What a task sends, to be cancelled when the stream is closed.
@@ -53,42 +58,57 @@ impl Drop for Sender<'_> {
     }
 }
 
+/// So many at most, for so many bytes.
+fn records(bytes: u64) -> u64 {
+    bytes.div_ceil(RECORD_MIN)
+}
+
 fn no_other_keys() -> io::Error {
     let text = "the kernel sends here, and takes no new keys for that (Linux 6.14 does)";
     io::Error::new(io::ErrorKind::Unsupported, text)
 }
 
+/// The socket that the kernel can send on, if this stream is one.
+pub(crate) fn socket<S: 'static>(stream: &S) -> Option<Rc<Shared>> {
+    (stream as &dyn Any).downcast_ref().map(|tcp: &TcpStream| tcp.shared.clone())
+}
+
+fn give_to_kernel(shared: Rc<Shared>, session: &mut Session) -> Option<KernelSend> {
+    if shared.outbound.is_busy() {
+        return None;
+    }
+    let (keys, cipher) = session.give_keys_away()?;
+    let give = shared.descriptor.with(|fd| {
+        // Made possible and not used, it changes nothing.
+        kernel_tls::enable(fd)?;
+        kernel_tls::set_send_keys(fd, &keys)
+    });
+    give.ok()?;
+    shared.medium.set(Medium::Records);
+    let limit = match session.connection().negotiated_cipher_suite()? {
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
+    };
+    let (left, unseen) = (Cell::new(0), Cell::new(0));
+    let (is_stuck, sender) = (Cell::new(false), Cell::new(None));
+    Some(KernelSend { shared, cipher, limit, left, unseen, is_stuck, sender })
+}
+
 impl<S: ByteStream + 'static> TlsStream<S> {
     /// Who sends instead of the session, if the kernel does.
     pub(crate) fn kernel(&self) -> Option<(&KernelSend, &Rc<Shared>)> {
-        Some((self.kernel.get()?, self.socket()?))
+        let kernel = self.kernel.get()?;
+        Some((kernel, &kernel.shared))
     }
 
-    fn socket(&self) -> Option<&Rc<Shared>> {
-        (self.get_ref() as &dyn Any).downcast_ref().map(|tcp: &TcpStream| &tcp.shared)
-    }
-
-    /// Leaves sending to the kernel, if it can do that. When the handshake is done, and all of it is sent.
-    pub(crate) fn offer_to_kernel(&self) {
-        let Some(shared) = self.socket().filter(|shared| !shared.outbound.is_busy()) else { return };
+    /// Leaves sending to the kernel, if it can do that with the socket of the stream below. When the handshake is done, and
+    /// all of it is sent.
+    pub(crate) fn offer_to_kernel(&self, shared: Rc<Shared>) {
         let mut session = self.session.borrow_mut();
-        let Some((keys, cipher)) = session.give_keys_away() else { return };
-        let give = shared.descriptor.with(|fd| {
-            kernel_tls::enable(fd)?;
-            kernel_tls::set_send_keys(fd, &keys)
-        });
-        if give.is_err() {
-            // Made possible and not used, it changes nothing.
-            return session.keep_keys();
+        match give_to_kernel(shared, &mut session) {
+            Some(kernel) => drop(self.kernel.set(Box::new(kernel))),
+            None => session.keep_keys(),
         }
-        shared.medium.set(Medium::Records);
-        let limit = match session.connection().negotiated_cipher_suite() {
-            Some(SupportedCipherSuite::Tls12(suite)) => suite.common.confidentiality_limit,
-            Some(SupportedCipherSuite::Tls13(suite)) => suite.common.confidentiality_limit,
-            None => 0,
-        };
-        let (left, is_stuck, sender) = (Cell::new(0), Cell::new(false), Cell::new(None));
-        let _ = self.kernel.set(Box::new(KernelSend { cipher, limit, left, is_stuck, sender }));
     }
 
     /// Gives the socket what the session has to say. `before_bytes`: bytes of the stream follow.
@@ -107,6 +127,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
                     continue;
                 }
                 kernel.left.set(kernel.limit);
+                kernel.unseen.set(0);
             }
             shared.write_record(record)?;
         }
@@ -117,11 +138,14 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     fn begin_bytes(&self, kernel: &KernelSend, shared: &Rc<Shared>, bytes: u64) -> io::Result<()> {
         self.check_send()?;
         self.session.borrow().check_send()?;
+        if !shared.outbound.is_busy() {
+            kernel.unseen.set(0);
+        }
         self.put_records(kernel, shared, true)?;
         if kernel.is_stuck.get() {
             return Err(no_other_keys());
         }
-        let records = bytes.div_ceil(RECORD_MIN);
+        let records = records(bytes);
         if kernel.left.get() <= records
             && self.count(kernel, shared) <= records
             && !self.renew(kernel, shared)
@@ -135,11 +159,18 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         Ok(())
     }
 
+    /// The same, where [`count`](Self::count) does not find them among what waits.
+    fn begin_send(&self, kernel: &KernelSend, shared: &Rc<Shared>, bytes: u64) -> io::Result<()> {
+        self.begin_bytes(kernel, shared, bytes)?;
+        kernel.unseen.set(kernel.unseen.get() + records(bytes));
+        Ok(())
+    }
+
     /// How many records may be sent, as the kernel counts them.
     fn count(&self, kernel: &KernelSend, shared: &Rc<Shared>) -> u64 {
         let sent = shared.descriptor.with(|fd| kernel_tls::records_sent(fd, kernel.cipher));
-        // What waits was counted when it came, and is not among them yet.
-        let more = shared.outbound.bytes() as u64;
+        // What waits, and what is on its way, is not among them yet.
+        let more = shared.outbound.bytes() as u64 + kernel.unseen.get();
         let left = kernel.limit.saturating_sub(sent.unwrap_or(u64::MAX)).saturating_sub(more);
         kernel.left.set(left);
         left
@@ -166,7 +197,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         (kernel, shared): (&KernelSend, &Rc<Shared>),
         buf: B,
     ) -> Result<B, Failed<B>> {
-        if let Err(error) = self.begin_bytes(kernel, shared, buf.len() as u64) {
+        if let Err(error) = self.begin_send(kernel, shared, buf.len() as u64) {
             return Err(Failed::new(error, buf, 0));
         }
         let _sender = Sender(kernel);
@@ -206,7 +237,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         let mut sent = 0;
         while sent < all {
             let portion = (all - sent).min(PORTION);
-            self.begin_bytes(kernel, shared, portion)?;
+            self.begin_send(kernel, shared, portion)?;
             let _sender = Sender(kernel);
             let mut sending = SendFile::new(shared, file.into()).offset(offset + sent).count(portion);
             let done = poll_fn(|cx| {

@@ -15,14 +15,15 @@ use rustls::crypto::cipher::{
     OutboundPlainMessage, PrefixedPayload, Tls12AeadAlgorithm, Tls13AeadAlgorithm, UnsupportedOperationError,
 };
 use rustls::{
-    CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, Error, SupportedCipherSuite, Tls12CipherSuite,
-    Tls13CipherSuite,
+    CipherSuite, CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite,
+    Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use crate::sys::kernel_tls::{Cipher, Keys, Version};
 
 /// A provider with the same cryptography, whose keys [`kernel_send`](crate::stream::tls::Wrap::kernel_send) can give to
-/// the kernel. The configurations of this module have such a one; for others, build them with this.
+/// the kernel. The configurations of this module have such a one; for others, build them with this. What it says of FIPS is
+/// what `provider` says, and not true of what the kernel encrypts.
 ///
 /// # Examples
 /// ```
@@ -111,14 +112,16 @@ pub(crate) struct SendKeys(Mutex<State>);
 #[derive(Default)]
 struct State {
     /// The latest, and how many records were sent with them.
-    keys: Option<Keys>,
+    keys: Option<Box<Keys>>,
     records: u64,
     /// How often there were new ones.
     changes: u32,
     /// The kernel encrypts.
     is_kernels: bool,
+    /// The peer was just told that there are new ones.
+    is_announced: bool,
     /// For the kernel, each from the next change of keys on.
-    next: VecDeque<Keys>,
+    next: VecDeque<Box<Keys>>,
 }
 
 impl SendKeys {
@@ -130,7 +133,7 @@ impl SendKeys {
     ///
     /// Or if they did not change as often as a handshake changes them: a verifier or a resolver may have worked on another
     /// connection, whose keys are none of ours.
-    pub(crate) fn give_away(&self, changes: u32) -> Option<Keys> {
+    pub(crate) fn give_away(&self, changes: u32) -> Option<Box<Keys>> {
         let mut state = self.state();
         let mut keys = state.keys.take()?;
         if state.changes != changes {
@@ -141,24 +144,31 @@ impl SendKeys {
         Some(keys)
     }
 
-    /// The kernel did not want them.
-    pub(crate) fn take_back(&self) {
-        self.state().is_kernels = false;
+    /// The kernel does not get them, so they are no longer kept here.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state();
+        (state.keys, state.is_kernels) = (None, false);
     }
 
     /// The keys that follow those which the kernel has.
-    pub(crate) fn next(&self) -> Option<Keys> {
+    pub(crate) fn next(&self) -> Option<Box<Keys>> {
         self.state().next.pop_front()
     }
 
-    fn note(&self, keys: Option<Keys>) {
+    /// Whether these may be keys of this connection. Before the kernel has any, [`give_away`](Self::give_away) counts them;
+    /// later a message to the peer comes right before each, and others are of a connection that some callback works on.
+    fn note(&self, keys: impl FnOnce() -> Option<Box<Keys>>) -> bool {
         let mut state = self.state();
-        if state.is_kernels {
-            state.next.extend(keys);
-        } else {
-            (state.keys, state.records) = (keys, 0);
+        if !state.is_kernels {
+            (state.keys, state.records) = (keys(), 0);
             state.changes += 1;
+            return true;
         }
+        let is_ours = std::mem::take(&mut state.is_announced);
+        if is_ours {
+            state.next.extend(keys());
+        }
+        is_ours
     }
 }
 
@@ -192,24 +202,24 @@ struct Noting<A: ?Sized + 'static> {
     cipher: Cipher,
 }
 
-impl<A: ?Sized> Noting<A> {
-    fn note(
-        &self,
-        keys: impl FnOnce() -> Option<Keys>,
-        encrypter: impl FnOnce() -> Box<dyn MessageEncrypter>,
-    ) -> Box<dyn MessageEncrypter> {
-        let Some(noted) = current() else { return encrypter() };
-        noted.note(keys());
-        Box::new(Counting { encrypter: encrypter(), noted })
+/// Notes new keys for the connection that is being worked on, if it wants them.
+fn note(keys: impl FnOnce() -> Option<Box<Keys>>) -> Option<Arc<SendKeys>> {
+    current().filter(|connection| connection.note(keys))
+}
+
+/// What encrypts with keys that were `noted`.
+fn counting(encrypter: Box<dyn MessageEncrypter>, noted: Option<Arc<SendKeys>>) -> Box<dyn MessageEncrypter> {
+    match noted {
+        Some(noted) => Box::new(Counting { encrypter, noted }),
+        None => encrypter,
     }
 }
 
 impl Tls13AeadAlgorithm for Noting<dyn Tls13AeadAlgorithm> {
     fn encrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageEncrypter> {
-        let mut nonce = [0; 12];
-        nonce.copy_from_slice(iv.as_ref());
-        let keys = Keys::new(Version::Tls13, self.cipher, key.as_ref(), &nonce);
-        self.note(|| keys, || self.algorithm.encrypter(key, iv))
+        let nonce = iv.as_ref().first_chunk();
+        let noted = note(|| Keys::new(Version::Tls13, self.cipher, key.as_ref(), nonce?));
+        counting(self.algorithm.encrypter(key, iv), noted)
     }
 
     fn decrypter(&self, key: AeadKey, iv: Iv) -> Box<dyn MessageDecrypter> {
@@ -235,9 +245,9 @@ impl Tls13AeadAlgorithm for Noting<dyn Tls13AeadAlgorithm> {
 
 impl Tls12AeadAlgorithm for Noting<dyn Tls12AeadAlgorithm> {
     fn encrypter(&self, key: AeadKey, iv: &[u8], extra: &[u8]) -> Box<dyn MessageEncrypter> {
-        let keys = nonce_12(iv, extra)
-            .and_then(|nonce| Keys::new(Version::Tls12, self.cipher, key.as_ref(), &nonce));
-        self.note(|| keys, || self.algorithm.encrypter(key, iv, extra))
+        let nonce = nonce_12(iv, extra);
+        let noted = note(|| Keys::new(Version::Tls12, self.cipher, key.as_ref(), &nonce?));
+        counting(self.algorithm.encrypter(key, iv, extra), noted)
     }
 
     fn decrypter(&self, key: AeadKey, iv: &[u8]) -> Box<dyn MessageDecrypter> {
@@ -289,6 +299,8 @@ impl MessageEncrypter for Counting {
         {
             let mut state = self.noted.state();
             if state.is_kernels {
+                // After the handshake it is all that is said of keys: there are new ones, from the next record on.
+                state.is_announced = record.typ == ContentType::Handshake;
                 let mut payload = PrefixedPayload::with_capacity(record.payload.len());
                 payload.extend_from_chunks(&record.payload);
                 return Ok(OutboundOpaqueMessage::new(record.typ, record.version, payload));
@@ -321,6 +333,25 @@ mod tests {
         }
         assert_eq!(nonce_12(&[7; 12], &[]), Some([7; 12]));
         assert_eq!(nonce_12(&[7; 5], &[]), None);
+    }
+
+    #[test]
+    fn keys_that_the_peer_was_not_told_of_are_not_for_the_kernel() {
+        let keys = |byte| move || Keys::new(Version::Tls13, Cipher::Aes128Gcm, &[byte; 16], &[byte; 12]);
+        let (given, kept) = (SendKeys::default(), SendKeys::default());
+        assert!(given.note(keys(1)) && given.note(keys(2)));
+        assert!(given.give_away(2).is_some() && given.give_away(2).is_none());
+        assert!(!given.note(keys(3)) && given.next().is_none());
+        given.state().is_announced = true;
+        assert!(given.note(keys(4)) && !given.note(keys(5)));
+        assert!(given.next().is_some() && given.next().is_none());
+        // More than there should be are of more than one connection.
+        assert!(kept.note(keys(1)) && kept.note(keys(2)) && kept.note(keys(3)));
+        assert!(kept.give_away(2).is_none());
+        assert!(kept.state().keys.is_none(), "they are of no use any more");
+        kept.note(keys(4));
+        kept.forget();
+        assert!(kept.state().keys.is_none());
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Session {
     /// The keys to send with, for the kernel, and what cipher they are for; from now on [`records`](Self::records) gives
     /// what has to be sent, and `encrypt` and `output` are not for use. `None` if the kernel knows no such cipher, or the
     /// keys are not known.
-    pub(crate) fn give_keys_away(&mut self) -> Option<(Keys, Cipher)> {
+    pub(crate) fn give_keys_away(&mut self) -> Option<(Box<Keys>, Cipher)> {
         // A peer that has asked for new keys already gets its answer first, as always.
         let _ = self.on_connection(|connection| connection.writer().write(&[]));
         if self.is_handshaking() || self.connection.wants_write() {
@@ -81,10 +81,10 @@ impl Session {
         Some((self.keys.as_ref()?.give_away(changes)?, cipher))
     }
 
-    /// The kernel did not want them, after all.
+    /// The kernel does not get the keys, after all, nor any that come later.
     pub(crate) fn keep_keys(&mut self) {
-        if let Some(keys) = &self.keys {
-            keys.take_back();
+        if let Some(keys) = self.keys.take() {
+            keys.forget();
         }
     }
 

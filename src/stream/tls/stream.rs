@@ -270,7 +270,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
     ///
     /// # Cancel safety
     /// *May have happened*: a part may have been sent. By the kernel, the end of that part may stay there until more is
-    /// sent, or the stream closed.
+    /// sent, or the stream closed; so may the end of a file that becomes shorter meanwhile.
     ///
     /// # Errors
     /// [`Busy`], while another task sends, as that one is told in the other case; if reading or sending fails.
@@ -310,6 +310,7 @@ impl<S: ByteStream + 'static> TlsStream<S> {
         }
     }
 
+    /// Where the kernel sends, it has room again then: see `SendRecord`.
     async fn end_sending(&self) -> io::Result<()> {
         self.session.borrow_mut().end();
         self.put_out()?;

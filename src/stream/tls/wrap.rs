@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use rustls::{ClientConfig, ServerConfig};
 
 use crate::cancel::fail_after;
 use crate::net::names::in_pool;
+use crate::net::shared::Shared;
 use crate::runtime::core;
 use crate::runtime::scope::What;
 use crate::stream::ByteStream;
 use crate::stream::tls::config::{default_client_config, server_name};
+use crate::stream::tls::kernel;
 use crate::stream::tls::session::Session;
 use crate::stream::tls::stream::{FAREWELL, TlsStream};
 
@@ -66,6 +69,8 @@ pub struct Wrap<S> {
     farewell: Duration,
     received: Vec<u8>,
     kernel_send: bool,
+    /// The socket of the stream below, where that does not say it itself.
+    socket: Option<Rc<Shared>>,
 }
 
 impl<S: ByteStream + 'static> TlsStream<S> {
@@ -140,6 +145,7 @@ impl<S: ByteStream + 'static> Wrap<S> {
             farewell: FAREWELL,
             received: Vec::new(),
             kernel_send: false,
+            socket: None,
         }
     }
 
@@ -191,9 +197,17 @@ impl<S: ByteStream + 'static> Wrap<S> {
     /// (`modprobe tls`) that knows the cipher: AES-GCM, and CHACHA20-POLY1305.
     ///
     /// There is no way back: [`unwrap`](TlsStream::unwrap) fails, and a stream that is dropped without `aclose` may lose
-    /// the end of what a peer has not taken. New keys are for kernels that take them: on others, once a peer asks for
-    /// some, or the keys are [used up](TlsStream::renew_keys), sends fail. What is called during the handshake and for
-    /// tickets (verifiers, resolvers, session stores) must not work on other connections of `rustls` in the same thread.
+    /// the end of what a peer has not taken. `aclose` waits until the kernel has room for that; where it does not wait for
+    /// the peer too, and the send buffer is smaller than a record, the end may be lost all the same. New keys are for kernels
+    /// that take them: on others, once a peer asks for some, or the keys are [used up](TlsStream::renew_keys), sends fail.
+    ///
+    /// Records are as long as the kernel likes, up to 16 KiB: a `max_fragment_size` of the configuration is for what `rustls`
+    /// sends. What is called during the handshake (verifiers, resolvers, session stores) may work on other connections of
+    /// `rustls`, but if it does so then and there, the kernel is not asked.
+    ///
+    /// A network adapter encrypts instead of the processor if it can, and was told to (`ethtool -K … tls-hw-tx-offload on`).
+    /// It takes no new keys, and says so only when the peer was told of them: then sends fail from there on, as on kernels
+    /// that take none.
     ///
     /// # Kernel
     /// `TCP_ULP` and `TLS_TX` (4.13; TLS 1.3 5.1, CHACHA20-POLY1305 5.11, new keys 6.14); then as a TCP stream sends, and
@@ -219,6 +233,12 @@ impl<S: ByteStream + 'static> Wrap<S> {
         self
     }
 
+    /// The socket that the kernel can send on, if all bytes of the stream below go through it as they are.
+    pub(crate) fn socket(mut self, socket: Option<Rc<Shared>>) -> Self {
+        self.socket = socket;
+        self
+    }
+
     /// Speaks with the peer until both know the keys.
     ///
     /// # Cancel safety
@@ -235,7 +255,8 @@ impl<S: ByteStream + 'static> Wrap<S> {
                 Ok(session) => session,
                 Err(error) => return Err(HandshakeFailed { error, stream: self.stream }),
             };
-            if self.kernel_send {
+            let socket = self.socket.or_else(|| kernel::socket(&self.stream)).filter(|_| self.kernel_send);
+            if socket.is_some() {
                 session.note_keys();
             }
             let tls = TlsStream::new(self.stream, session, self.standard_compatible, self.farewell);
@@ -244,8 +265,8 @@ impl<S: ByteStream + 'static> Wrap<S> {
             }
             match fail_after(self.limit, poll_fn(|cx| tls.poll_handshake(cx))).await {
                 Ok(()) => {
-                    if self.kernel_send {
-                        tls.offer_to_kernel();
+                    if let Some(shared) = socket {
+                        tls.offer_to_kernel(shared);
                     }
                     Ok(tls)
                 }

@@ -2,10 +2,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures_util::join;
+use futures_util::{join, poll};
 use proactor::buf::Chunk;
+use proactor::compat::wait_writable;
 use proactor::fs::File;
 use proactor::net::{TcpStream, UnixStream};
 use proactor::spawn;
@@ -29,6 +31,9 @@ both_drivers!(
     a_file_arrives_whole_without_anything_after_it,
     new_keys_are_taken_over_or_sending_ends,
     keys_of_the_kernel_are_used_up_in_time,
+    what_is_on_its_way_counts_too,
+    an_alert_or_new_keys_end_what_the_kernel_keeps_open,
+    the_end_waits_until_the_kernel_has_room,
     what_was_left_to_the_kernel_cannot_be_unwrapped,
     a_listener_leaves_sending_to_the_kernel,
 );
@@ -59,14 +64,14 @@ once_more!(
 );
 
 /// How many connections the kernel has sent on, ever; `None` if it cannot.
-fn streams_of_the_kernel() -> Option<u64> {
+pub(crate) fn streams_of_the_kernel() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/net/tls_stat").ok()?;
     let count = counts.lines().find_map(|line| line.strip_prefix("TlsTxSw"))?;
     Some(count.trim().parse().expect("a number"))
 }
 
 /// Whether the kernel can do it at all; else the test is skipped.
-fn can() -> bool {
+pub(super) fn can() -> bool {
     let can = streams_of_the_kernel().is_some();
     if !can {
         skip("this kernel has no TLS, or its module `tls` is not loaded");
@@ -75,19 +80,23 @@ fn can() -> bool {
 }
 
 /// As numbers.
-fn kernel_version() -> (u32, u32) {
+pub(super) fn kernel_version() -> (u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc is mounted");
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|word| word.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn is_kernels(stream: &impl TypedAttributeProvider) -> bool {
+pub(super) fn is_kernels(stream: &impl TypedAttributeProvider) -> bool {
     stream.extra(TlsAttribute::KERNEL_SEND).expect("TLS streams know that")
 }
 
 /// Both sides leave sending to the kernel.
-async fn pair(config: ClientConfig) -> io::Result<Pair> {
+pub(super) async fn pair(config: ClientConfig) -> io::Result<Pair> {
     let (ours, theirs) = tcp_pair().await?;
+    by_kernel_both(ours, theirs, config).await
+}
+
+async fn by_kernel_both(ours: TcpStream, theirs: TcpStream, config: ClientConfig) -> io::Result<Pair> {
     let ours = TlsStream::client(ours, "localhost").client_config(Arc::new(config)).kernel_send(true);
     let theirs = TlsStream::server(theirs, Arc::new(server())).kernel_send(true);
     let (ours, theirs) = join!(ours.handshake(), theirs.handshake());
@@ -102,7 +111,7 @@ fn with_provider(provider: CryptoProvider) -> ClientConfig {
         .with_no_client_auth()
 }
 
-async fn receive_exactly(stream: &impl ByteReceiveStream, count: usize) -> io::Result<Vec<u8>> {
+pub(super) async fn receive_exactly(stream: &impl ByteReceiveStream, count: usize) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     while all.len() < count {
         all.extend_from_slice(&stream.receive().await?.expect("more"));
@@ -111,7 +120,7 @@ async fn receive_exactly(stream: &impl ByteReceiveStream, count: usize) -> io::R
     Ok(all)
 }
 
-async fn close(one: &impl AsyncResource, other: &impl AsyncResource) -> io::Result<()> {
+pub(super) async fn close(one: &impl AsyncResource, other: &impl AsyncResource) -> io::Result<()> {
     let (one, other) = join!(one.aclose(), other.aclose());
     one.and(other)
 }
@@ -302,7 +311,7 @@ fn new_keys_are_taken_over_or_sending_ends(cx: Cx) {
 }
 
 /// The suite of `config`, whose keys are noted.
-fn noting(config: &ClientConfig) -> ClientConfig {
+pub(super) fn noting(config: &ClientConfig) -> ClientConfig {
     let suites: Vec<SupportedCipherSuite> = config.crypto_provider().cipher_suites.clone();
     with_provider(kernel_send_provider(CryptoProvider { cipher_suites: suites, ..ring::default_provider() }))
 }
@@ -342,6 +351,107 @@ fn keys_of_the_kernel_are_used_up_in_time(cx: Cx) {
             Ok::<_, io::Error>(())
         });
     }
+}
+
+/// A pair of sockets that hold little.
+async fn small_pair(config: ClientConfig) -> io::Result<Pair> {
+    let (ours, theirs) = tcp_pair().await?;
+    ours.with_socket(|socket| socket.set_send_buffer_size(64 << 10))?;
+    theirs.with_socket(|socket| socket.set_recv_buffer_size(64 << 10))?;
+    by_kernel_both(ours, theirs, config).await
+}
+
+fn what_is_on_its_way_counts_too(cx: Cx) {
+    if !can() {
+        return;
+    }
+    cx.run(async {
+        let limit = 600;
+        let (ours, theirs) = small_pair(noting(&client_with_limit(ProtocolVersion::TLSv1_2, limit))).await?;
+        assert!(is_kernels(&ours));
+        // It may be 512 records, and goes on after this.
+        assert!(poll!(pin!(ours.send(pattern(2 << 20)))).is_pending());
+        let faces = ours.poll_faces().expect("it has some");
+        let accepted = (0..limit).take_while(|_| faces.write("x".into()).is_ok()).count();
+        assert!((80..=88).contains(&accepted), "{accepted}");
+        assert_eq!(faces.write("x".into()).expect_err("used up").kind(), io::ErrorKind::BrokenPipe);
+        // What was taken arrives, and then the end.
+        assert_eq!(receive_all(&theirs).await?.len(), (2 << 20) + accepted);
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// Leaves the kernel with an open record that it was told more of would come.
+fn leave_open(stream: &TlsStream<TcpStream>, bytes: &[u8]) -> io::Result<()> {
+    let sent = stream.get_ref().with_socket(|socket| socket.send_with_flags(bytes, libc::MSG_MORE))?;
+    assert_eq!(sent, bytes.len());
+    Ok(())
+}
+
+fn an_alert_or_new_keys_end_what_the_kernel_keeps_open(cx: Cx) {
+    if !can() {
+        return;
+    }
+    cx.run(async {
+        let (ours, theirs) = small_pair(client()).await?;
+        leave_open(&ours, b"open")?;
+        if kernel_version() >= (6, 14) {
+            ours.renew_keys()?;
+            assert_eq!(receive_exactly(&theirs, 4).await?, b"open");
+            ours.send("as ever").await?;
+            assert_eq!(receive_exactly(&theirs, 7).await?, b"as ever");
+            leave_open(&ours, b"open")?;
+        }
+        // On a full socket too. (It has room for the open record itself, and no more.)
+        let fill = ours.get_ref().with_socket(|socket| {
+            let mut count = 4;
+            loop {
+                match socket.send_with_flags(&pattern(999), libc::MSG_MORE | libc::MSG_DONTWAIT) {
+                    Ok(sent) => count += sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
+                    Err(error) => return Err(error),
+                }
+            }
+        })?;
+        let (ended, received) = join!(ours.send_eof(), async {
+            turns(10).await;
+            receive_all(&theirs).await
+        });
+        ended?;
+        assert_eq!(received?.len(), fill, "bytes, and an end that is none of them");
+        close(&ours, &theirs).await
+    });
+}
+
+fn the_end_waits_until_the_kernel_has_room(cx: Cx) {
+    if !can() {
+        return;
+    }
+    cx.run(async {
+        let (ours, theirs) = small_pair(client()).await?;
+        // Until it would take more still, but does not say so any more: a third of its room is left then.
+        let mut sent = 0;
+        let socket = ours.get_ref().with_socket(|socket| socket.try_clone())?;
+        while {
+            let mut room = pin!(wait_writable(&socket));
+            let is_there = poll!(room.as_mut()).is_ready();
+            turns(2).await;
+            is_there || poll!(room.as_mut()).is_ready()
+        } {
+            ours.send(pattern(4000)).await?;
+            sent += 4000;
+        }
+        let mut end = pin!(ours.send_eof());
+        for _ in 0..20 {
+            assert!(poll!(end.as_mut()).is_pending());
+            turns(1).await;
+        }
+        let (ended, received) = join!(end, receive_all(&theirs));
+        ended?;
+        assert_eq!(received?.len(), sent);
+        drop(socket);
+        close(&ours, &theirs).await
+    });
 }
 
 fn what_was_left_to_the_kernel_cannot_be_unwrapped(cx: Cx) {

@@ -2,7 +2,8 @@
 
 mod handshake;
 mod interop;
-mod kernel;
+pub(crate) mod kernel;
+mod kernel_keys;
 mod limits;
 mod records;
 
@@ -69,11 +70,15 @@ thread_local! {
 }
 
 /// In `test`, connections are made so that the kernel sends, if it can.
-fn by_kernel<R>(test: impl FnOnce() -> R) -> R {
+pub(crate) fn by_kernel<R>(test: impl FnOnce() -> R) -> R {
     BY_KERNEL.set(true);
     let done = test();
     BY_KERNEL.set(false);
     done
+}
+
+pub(crate) fn is_by_kernel() -> bool {
+    BY_KERNEL.get()
 }
 
 /// Both sides of a TLS connection over these two streams.
@@ -86,9 +91,9 @@ where
     B: ByteStream + 'static,
 {
     let ours = TlsStream::client(client_side, "localhost").client_config(Arc::new(client()));
-    let ours = ours.kernel_send(BY_KERNEL.get()).handshake();
+    let ours = ours.kernel_send(is_by_kernel()).handshake();
     let theirs = TlsStream::server(server_side, Arc::new(server()));
-    let theirs = theirs.kernel_send(BY_KERNEL.get()).handshake();
+    let theirs = theirs.kernel_send(is_by_kernel()).handshake();
     async {
         let (ours, theirs) = futures_util::join!(ours, theirs);
         Ok((ours.map_err(error)?, theirs.map_err(error)?))
