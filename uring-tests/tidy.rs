@@ -13,7 +13,7 @@ const UNSAFE_FILES: &str = "
     src/driver/blocking.rs src/driver/pending.rs src/driver/probe.rs src/driver/table.rs src/driver/uring.rs
     src/op/ src/runtime/remote.rs src/runtime/task.rs src/runtime/waker.rs src/signal.rs src/sys/ benches/peers/src/
     benches/raw/ examples/libcurl.rs uring-tests/choice.rs uring-tests/costs.rs uring-tests/faults.rs
-    uring-tests/foreign_loops.rs uring-tests/processes.rs uring-tests/transports/scenario.rs
+    uring-tests/foreign_loops.rs uring-tests/processes.rs uring-tests/transports/peer.rs
 ";
 
 /// A file of this repository.

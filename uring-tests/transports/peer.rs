@@ -1,7 +1,10 @@
 //! What the transport of a scenario is connected with: a plain socket or pipe, or one that speaks TLS.
+#![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 
 #[cfg(feature = "tls")]
 use proactor::stream::tls::rustls::{ClientConnection, Connection, ServerConnection, pki_types::ServerName};
@@ -24,6 +27,18 @@ impl Peer {
     /// The socket, or the end of the pipe.
     pub(super) fn plain(&self) -> &File {
         &self.plain
+    }
+
+    /// Whether there is something on its way from it, over TCP, that the other side's kernel has not acknowledged.
+    pub(super) fn has_sent_more(&self) -> bool {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        let (socket, place) = (self.plain.as_raw_fd(), info.as_mut_ptr().cast());
+        // SAFETY: the kernel writes at most `len` bytes, which are there. What is no TCP socket gets an error.
+        let answer =
+            unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut len) };
+        // SAFETY: a structure of numbers, which were zeros where the kernel wrote none.
+        answer == 0 && unsafe { info.assume_init() }.tcpi_unacked > 0
     }
 }
 

@@ -3,7 +3,8 @@
 use std::panic::catch_unwind;
 
 use crate::harness::{Cx, Folder, both_drivers};
-use crate::transports::scenario::{Scenario, perform, scenarios, sequences};
+use crate::transports::perform::perform;
+use crate::transports::scenario::{Scenario, scenarios, sequences};
 
 const SCENARIOS: &str = include_str!("../asyncio/scenarios.txt");
 const RECORDED: &str = include_str!("../asyncio/recorded.txt");

@@ -1,15 +1,14 @@
-//! TLS on transports: from the beginning and from the middle of a connection on, limits, ends, files.
+//! TLS on transports: from the beginning and from the middle of a connection on, back-pressure, files.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io::{self, Seek};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use proactor::buf::Chunk;
-use proactor::net::{TcpListener, TcpStream};
-use proactor::stream::tls::{TlsAttribute, TlsStream, Truncated, system_roots};
+use proactor::net::TcpStream;
+use proactor::stream::tls::{TlsAttribute, TlsStream};
 use proactor::stream::{
     AsyncResource, ByteReceiveStream, ByteSendStream, SocketAttribute, TypedAttributeProvider,
 };
@@ -19,11 +18,11 @@ use proactor::transport::{
     create_unix_connection, create_unix_server, open_connection, open_stream, open_unix_connection,
     start_server, start_unix_server,
 };
-use proactor::{Busy, EventLoop, MayBeCancelled, SendfileNotAvailable, TimedOut, spawn};
+use proactor::{Busy, MayBeCancelled, SendfileNotAvailable, spawn};
 
-use crate::harness::{Cx, Folder, both_drivers, patience, tcp_pair, turns, until};
-use crate::wrappers::tls::kernel::streams_of_the_kernel;
-use crate::wrappers::tls::{by_kernel, client, is_by_kernel, server};
+use crate::harness::{Cx, Folder, both_drivers, tcp_pair, turns, until};
+use crate::wrappers::tls::kernel::{once_more, streams_of_the_kernel};
+use crate::wrappers::tls::{client, is_by_kernel, server};
 
 both_drivers!(
     both_sides_speak_tls_from_the_beginning,
@@ -37,62 +36,38 @@ both_drivers!(
     a_slow_peer_makes_the_protocol_pause_and_resume,
     nothing_is_given_while_reading_is_paused,
     a_buffered_protocol_is_given_all_in_its_own_pieces,
-    a_close_says_goodbye_and_an_abort_does_not,
-    an_end_without_a_goodbye_is_an_error,
-    a_close_takes_no_longer_than_its_limit,
-    a_handshake_takes_no_longer_than_its_limit,
-    a_peer_that_is_not_trusted_meets_no_protocol,
-    a_handshake_that_fails_later_ends_the_connection_once,
     starting_tls_is_refused_where_it_cannot_be,
     a_start_that_is_dropped_or_closed_under_ends_the_connection,
     a_file_is_read_and_written_where_tls_is,
-    a_loop_that_closes_keeps_nothing,
 );
 
-const BIG: usize = 4 << 20;
+pub(super) const BIG: usize = 4 << 20;
 
-/// Tests that are run once more with the kernel that sends, if it can.
-macro_rules! once_more {
-    ($($name:ident),* $(,)?) => {
-        mod by_the_kernel {
-            use super::*;
-            $(fn $name(cx: Cx) {
-                let before = streams_of_the_kernel();
-                by_kernel(|| super::$name(cx));
-                assert!(before.is_none() || streams_of_the_kernel() > before, "it was not the kernel");
-            })*
-            both_drivers!($($name),*);
-        }
-    };
-}
-
-once_more!(
+once_more!(tls {
     streams_speak_tls_over_tcp_and_unix,
     live_transports_go_on_with_tls,
     live_streams_go_on_with_tls_however_quick_the_peer_is,
     tls_inside_of_tls_works,
     a_slow_peer_makes_the_protocol_pause_and_resume,
-    a_close_says_goodbye_and_an_abort_does_not,
-    a_close_takes_no_longer_than_its_limit,
     a_file_is_read_and_written_where_tls_is,
-);
+});
 
-fn to_server() -> Tls {
+pub(super) fn to_server() -> Tls {
     Tls::client("localhost").client_config(Arc::new(client())).kernel_send(is_by_kernel())
 }
 
-fn of_server() -> Tls {
+pub(super) fn of_server() -> Tls {
     Tls::server(Arc::new(server())).kernel_send(is_by_kernel())
 }
 
 /// Notes what it is told.
 #[derive(Debug, Default)]
-struct Notes {
+pub(super) struct Notes {
     transport: OnceCell<Transport>,
-    data: RefCell<Vec<u8>>,
-    calls: RefCell<Vec<&'static str>>,
-    lost: Cell<u32>,
-    error: RefCell<Option<io::Error>>,
+    pub(super) data: RefCell<Vec<u8>>,
+    pub(super) calls: RefCell<Vec<&'static str>>,
+    pub(super) lost: Cell<u32>,
+    pub(super) error: RefCell<Option<io::Error>>,
 }
 
 impl Protocol for Notes {
@@ -120,7 +95,7 @@ impl Protocol for Notes {
 }
 
 impl Notes {
-    async fn over(&self) {
+    pub(super) async fn over(&self) {
         until(|| self.lost.get() > 0).await;
         turns(3).await;
         assert_eq!(self.lost.get(), 1, "exactly once");
@@ -131,20 +106,20 @@ impl Notes {
     }
 }
 
-fn pattern(size: usize) -> Vec<u8> {
+pub(super) fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at % 251) as u8).collect()
 }
 
-fn first(server: &Server) -> std::net::SocketAddr {
+pub(super) fn first(server: &Server) -> std::net::SocketAddr {
     server.sockets()[0].as_ip().expect("a server on TCP")
 }
 
 /// A transport, and a TLS stream at the other end, where it is the client.
-async fn with_stream() -> io::Result<(Transport, Rc<Notes>, TlsStream<TcpStream>)> {
+pub(super) async fn with_stream() -> io::Result<(Transport, Rc<Notes>, TlsStream<TcpStream>)> {
     with_stream_and(of_server()).await
 }
 
-async fn with_stream_and(tls: Tls) -> io::Result<(Transport, Rc<Notes>, TlsStream<TcpStream>)> {
+pub(super) async fn with_stream_and(tls: Tls) -> io::Result<(Transport, Rc<Notes>, TlsStream<TcpStream>)> {
     let (ours, theirs) = tcp_pair().await?;
     let theirs = TlsStream::client(theirs, "localhost").client_config(Arc::new(client())).handshake();
     let ours = connect_accepted_tls(Notes::default, ours, tls);
@@ -154,13 +129,13 @@ async fn with_stream_and(tls: Tls) -> io::Result<(Transport, Rc<Notes>, TlsStrea
 }
 
 /// Two live transports.
-async fn plain() -> io::Result<((Transport, Rc<Notes>), (Transport, Rc<Notes>))> {
+pub(super) async fn plain() -> io::Result<((Transport, Rc<Notes>), (Transport, Rc<Notes>))> {
     let (ours, theirs) = tcp_pair().await?;
     let ours = connect_accepted_socket(Notes::default, ours).await?;
     Ok((ours, connect_accepted_socket(Notes::default, theirs).await?))
 }
 
-async fn close(server: Server) -> io::Result<()> {
+pub(super) async fn close(server: Server) -> io::Result<()> {
     server.close();
     server.wait_closed().await
 }
@@ -245,7 +220,7 @@ async fn echo(reader: StreamReader, writer: StreamWriter) -> io::Result<()> {
     Ok(())
 }
 
-fn streams_speak_tls_over_tcp_and_unix(cx: Cx) {
+pub(super) fn streams_speak_tls_over_tcp_and_unix(cx: Cx) {
     let folder = Folder::new();
     cx.run(async {
         let tcp = start_server(echo, "127.0.0.1:0").tls(of_server()).await?;
@@ -298,7 +273,7 @@ fn it_is_said_whether_the_kernel_sends(cx: Cx) {
     });
 }
 
-fn live_transports_go_on_with_tls(cx: Cx) {
+pub(super) fn live_transports_go_on_with_tls(cx: Cx) {
     cx.run(async {
         let ((a, a_notes), (b, b_notes)) = plain().await?;
         a.write("starttls")?;
@@ -344,7 +319,7 @@ async fn talk(reader: StreamReader, writer: StreamWriter, is_slow: bool) -> io::
     Ok(())
 }
 
-fn live_streams_go_on_with_tls_however_quick_the_peer_is(cx: Cx) {
+pub(super) fn live_streams_go_on_with_tls_however_quick_the_peer_is(cx: Cx) {
     cx.run(async {
         for is_slow in [false, true] {
             let talk = async move |reader, writer| talk(reader, writer, is_slow).await;
@@ -381,7 +356,7 @@ fn what_is_sent_in_plain_behind_the_last_plain_word_is_not_believed(cx: Cx) {
     });
 }
 
-fn tls_inside_of_tls_works(cx: Cx) {
+pub(super) fn tls_inside_of_tls_works(cx: Cx) {
     cx.run(async {
         let ((a, a_notes), (b, b_notes)) = plain().await?;
         for round in 1..=2 {
@@ -399,7 +374,7 @@ fn tls_inside_of_tls_works(cx: Cx) {
     });
 }
 
-fn a_slow_peer_makes_the_protocol_pause_and_resume(cx: Cx) {
+pub(super) fn a_slow_peer_makes_the_protocol_pause_and_resume(cx: Cx) {
     cx.run(async {
         let (transport, protocol, theirs) = with_stream().await?;
         transport.with_socket(|socket| socket.set_send_buffer_size(4096))?;
@@ -491,130 +466,6 @@ fn a_buffered_protocol_is_given_all_in_its_own_pieces(cx: Cx) {
     });
 }
 
-fn a_close_says_goodbye_and_an_abort_does_not(cx: Cx) {
-    cx.run(async {
-        let (transport, protocol, theirs) = with_stream().await?;
-        transport.write(pattern(BIG))?;
-        transport.close();
-        let mut count = 0;
-        while let Some(chunk) = theirs.receive().await? {
-            count += chunk.len();
-        }
-        assert_eq!(count, BIG, "close sends what was written");
-        theirs.aclose().await?;
-        protocol.over().await;
-        let (transport, protocol, theirs) = with_stream().await?;
-        transport.abort();
-        protocol.over().await;
-        assert!(protocol.error.borrow().is_none());
-        let error = theirs.receive().await.expect_err("no goodbye");
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<Truncated>()), "{error}");
-        Ok::<_, io::Error>(())
-    });
-}
-
-fn an_end_without_a_goodbye_is_an_error(cx: Cx) {
-    cx.run(async {
-        let (transport, protocol, theirs) = with_stream().await?;
-        theirs.send("something").await?;
-        drop(theirs);
-        protocol.over().await;
-        assert_eq!(*protocol.calls.borrow(), ["lost"]);
-        let error = protocol.error.take().expect("an error");
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<Truncated>()), "{error}");
-        // After a close of this side it is none: there was nothing to be missed.
-        drop(transport);
-        let (transport, protocol, theirs) = with_stream().await?;
-        transport.close();
-        drop(theirs);
-        protocol.over().await;
-        assert!(protocol.error.borrow().is_none(), "{:?}", protocol.error);
-        Ok::<_, io::Error>(())
-    });
-}
-
-fn a_close_takes_no_longer_than_its_limit(cx: Cx) {
-    const LIMIT: Duration = Duration::from_secs(7);
-    // Without anything to be sent, and with a lot, to a peer that does nothing at all.
-    for size in [0, BIG] {
-        cx.run_with(cx.builder().virtual_clock(true), async move {
-            let (transport, protocol, theirs) = with_stream_and(of_server().shutdown_timeout(LIMIT)).await?;
-            transport.write(pattern(size))?;
-            let begin = EventLoop::running()?.time();
-            transport.close();
-            while protocol.lost.get() == 0 {
-                proactor::sleep(Duration::from_millis(100)).await?;
-            }
-            let error = protocol.error.take().expect("an error");
-            assert!(error.get_ref().is_some_and(|inner| inner.is::<TimedOut>()), "{error}");
-            let took = EventLoop::running()?.time() - begin;
-            assert!(took >= LIMIT && took < 2 * LIMIT, "{took:?}");
-            drop(theirs);
-            Ok::<_, io::Error>(())
-        });
-    }
-}
-
-fn a_handshake_takes_no_longer_than_its_limit(cx: Cx) {
-    const LIMIT: Duration = Duration::from_secs(5);
-    cx.run_with(cx.builder().virtual_clock(true), async {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let connect = create_connection(|| -> Notes { panic!("nobody is made") }, listener.local_addr()?);
-        let error = connect.tls(to_server().handshake_timeout(LIMIT)).await.expect_err("a silent server");
-        assert!(error.get_ref().is_some_and(|inner| inner.is::<TimedOut>()), "{error}");
-        let make = || -> Notes { panic!("nobody is made") };
-        let server = create_server(make, "127.0.0.1:0").tls(of_server().handshake_timeout(LIMIT)).await?;
-        let silent = TcpStream::connect(first(&server)).await?;
-        assert!(silent.receive().await.ok().flatten().is_none(), "it is closed in time");
-        close(server).await
-    });
-}
-
-fn a_peer_that_is_not_trusted_meets_no_protocol(cx: Cx) {
-    cx.run(async {
-        let heard = Rc::new(RefCell::new(Vec::new()));
-        let log = heard.clone();
-        let event_loop = EventLoop::running()?;
-        event_loop
-            .set_exception_handler(Some(Rc::new(move |context| log.borrow_mut().push(context.to_string()))));
-        let make = || -> Notes { panic!("nobody is made") };
-        let server = create_server(make, "127.0.0.1:0").tls(of_server()).await?;
-        let Ok(roots) = system_roots() else { return close(server).await };
-        let distrustful = Arc::new(proactor::stream::tls::client_config(roots));
-        for debug in [false, true] {
-            event_loop.set_debug(debug);
-            event_loop.set_slow_callback_duration(patience(100));
-            let tls = Tls::client("localhost").client_config(distrustful.clone());
-            let connect =
-                create_connection(|| -> Notes { panic!("nobody is made") }, first(&server)).tls(tls);
-            let error = connect.await.expect_err("it is not trusted");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-            turns(20).await;
-            if debug {
-                until(|| !heard.borrow().is_empty()).await;
-            }
-            assert_eq!(heard.take().len(), usize::from(debug));
-        }
-        event_loop.set_debug(false);
-        close(server).await
-    });
-}
-
-fn a_handshake_that_fails_later_ends_the_connection_once(cx: Cx) {
-    cx.run(async {
-        let ((a, a_notes), (b, b_notes)) = plain().await?;
-        b.write("this is no TLS, whatever it is")?;
-        let error = a.start_tls(to_server()).await.expect_err("no TLS");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        a_notes.over().await;
-        assert_eq!(a_notes.error.take().expect("told").kind(), io::ErrorKind::InvalidData);
-        assert!(a_notes.data.borrow().is_empty());
-        b.abort();
-        b_notes.over().await;
-        Ok::<_, io::Error>(())
-    });
-}
-
 fn starting_tls_is_refused_where_it_cannot_be(cx: Cx) {
     cx.run(async {
         let ((a, a_notes), (b, b_notes)) = plain().await?;
@@ -670,7 +521,7 @@ fn a_start_that_is_dropped_or_closed_under_ends_the_connection(cx: Cx) {
     });
 }
 
-fn a_file_is_read_and_written_where_tls_is(cx: Cx) {
+pub(super) fn a_file_is_read_and_written_where_tls_is(cx: Cx) {
     let folder = Folder::new();
     std::fs::write(folder.path("file"), pattern(1 << 20)).expect("a file");
     cx.run(async {
@@ -700,20 +551,5 @@ fn a_file_is_read_and_written_where_tls_is(cx: Cx) {
         protocol.over().await;
         assert!(protocol.error.borrow().is_none());
         Ok::<_, io::Error>(())
-    });
-}
-
-fn a_loop_that_closes_keeps_nothing(cx: Cx) {
-    cx.run_and_keep(async {
-        let (transport, _, theirs) = with_stream().await.expect("connected");
-        transport.write(pattern(BIG)).expect("it is open");
-        let server = create_server(Notes::default, "127.0.0.1:0").tls(of_server()).await.expect("a server");
-        // In the middle of a handshake.
-        let silent = TcpStream::connect(first(&server)).await.expect("connected");
-        turns(3).await;
-        let ((a, _), _b) = plain().await.expect("connected");
-        drop(spawn(a.start_tls(to_server())));
-        turns(3).await;
-        drop((silent, theirs));
     });
 }

@@ -20,7 +20,7 @@ use proactor::stream::{
 
 use crate::harness::{Cx, Folder, both_drivers, skip, tcp_pair, turns};
 use crate::wrappers::tls::limits::client_with_limit;
-use crate::wrappers::tls::records::{self, pattern, receive_all};
+use crate::wrappers::tls::records::{pattern, receive_all};
 use crate::wrappers::tls::{by_kernel, client, roots, server, tls_pair, wrapped};
 
 type Pair = (TlsStream<TcpStream>, TlsStream<TcpStream>);
@@ -38,22 +38,25 @@ both_drivers!(
     a_listener_leaves_sending_to_the_kernel,
 );
 
-/// Tests of records, once more with the kernel that sends, if it can.
+/// Tests of a module beside this one, or of this one, once more with the kernel that sends, if it can.
 macro_rules! once_more {
-    ($($name:ident),* $(,)?) => {
-        mod once_more {
-            use super::*;
+    ($module:ident { $($name:ident),* $(,)? }) => {
+        mod by_the_kernel {
+            use $crate::harness::{Cx, both_drivers};
+            use $crate::wrappers::tls::{by_kernel, kernel::streams_of_the_kernel};
+
             $(fn $name(cx: Cx) {
                 let before = streams_of_the_kernel();
-                by_kernel(|| records::$name(cx));
+                by_kernel(|| super::super::$module::$name(cx));
                 assert!(before.is_none() || streams_of_the_kernel() > before, "it was not the kernel");
             })*
             both_drivers!($($name),*);
         }
     };
 }
+pub(crate) use once_more;
 
-once_more!(
+once_more!(records {
     much_crosses_both_ways_at_once_with_back_pressure,
     the_end_of_tls_is_told_and_half_of_it_is_possible,
     closing_tells_who_waits_and_says_goodbye,
@@ -61,7 +64,7 @@ once_more!(
     a_forced_close_waits_for_nothing_and_closes_below,
     cancelled_and_dropped_sends_leave_the_records_whole,
     a_file_is_sent_by_reading_it,
-);
+});
 
 /// How many connections the kernel has sent on, ever; `None` if it cannot.
 pub(crate) fn streams_of_the_kernel() -> Option<u64> {
