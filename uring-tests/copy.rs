@@ -1,17 +1,16 @@
 //! From stream to stream: every byte once and in order, however it ends.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, join};
-use proactor::cancel::CancelScope;
 use proactor::fs::File;
 use proactor::net::{Family, Stream, TcpStream, UnixStream};
 use proactor::stream::{AsyncResource, aclose_forcefully};
 use proactor::{Closed, Failed, Task, metrics, spawn};
 
+use crate::bulk::{KIB, MIB, cancelled_after, full_pair, narrow_pair, pattern, receive_all, receive_exactly};
 use crate::harness::{
     Cx, Folder, Random, both_drivers, many, needs, open_descriptors, tcp_pair, turns, until,
 };
@@ -37,46 +36,10 @@ both_drivers!(
 
 /// Descriptors of the one pipe that the loop keeps.
 const PIPES: usize = 2;
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-
-/// Bytes that tell their place.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len.div_ceil(8))
-        .flat_map(|at| (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
-        .take(len)
-        .collect()
-}
-
-async fn receive_all<F: Family>(stream: &Stream<F>) -> io::Result<Vec<u8>> {
-    let mut all = Vec::new();
-    while let Some(chunk) = stream.receive().await? {
-        all.extend_from_slice(&chunk);
-    }
-    Ok(all)
-}
-
-async fn receive_exactly(stream: &TcpStream, len: usize) -> io::Result<Vec<u8>> {
-    let mut all = Vec::with_capacity(len);
-    while all.len() < len {
-        let (count, bytes) = stream.receive_into(Vec::with_capacity(len - all.len())).await?;
-        assert!(count > 0, "the stream ended after {} of {len} bytes", all.len());
-        all.extend_from_slice(&bytes);
-    }
-    Ok(all)
-}
 
 async fn send_all<F: Family>(stream: &Stream<F>, bytes: &[u8]) -> io::Result<()> {
     stream.send(bytes.to_vec()).await?;
     stream.shutdown_write().await
-}
-
-/// A connection whose sockets hold little; the first was accepted.
-async fn narrow_pair() -> io::Result<(TcpStream, TcpStream)> {
-    let (theirs, ours) = tcp_pair().await?;
-    ours.with_socket(|socket| socket.set_send_buffer_size(32 * KIB))?;
-    theirs.with_socket(|socket| socket.set_recv_buffer_size(32 * KIB))?;
-    Ok((ours, theirs))
 }
 
 fn messages_and_bulk_are_copied_until_the_end(cx: Cx) {
@@ -204,25 +167,8 @@ fn a_cancel_at_any_moment_loses_no_byte(cx: Cx) {
             let receiver = spawn(async move { receive_all(&server).await });
             let all = bytes.clone();
             let sender = spawn(async move { send_all(&client, &all).await });
-            let scope = CancelScope::new();
-            let handle = scope.clone();
-            let moment = random.below(100);
-            drop(spawn(async move {
-                turns(moment).await;
-                handle.cancel();
-            }));
-            let copied = Rc::new(Cell::new(None));
-            let told = copied.clone();
-            let ended = scope.run(async {
-                let copy = inner.copy_to(&outer).await;
-                told.set(Some(match &copy {
-                    Ok(count) => *count as usize,
-                    Err(failed) => failed.done,
-                }));
-                copy.map(drop).map_err(io::Error::from)
-            });
-            stopped += usize::from(ended.await?.is_none());
-            let copied = copied.get().expect("it was told");
+            let (copied, was_stopped) = cancelled_after(random.below(100), inner.copy_to(&outer)).await?;
+            stopped += usize::from(was_stopped);
             // What the cut left is still there, and the streams work.
             let rest = receive_all(&inner).await?;
             assert!(rest == bytes[copied..], "round {round}: {copied} copied, {} left", rest.len());
@@ -381,11 +327,25 @@ fn many_copies_that_wait_for_their_receivers_stop_nobody(cx: Cx) {
     });
 }
 
+type Copying = Task<Result<u64, Failed<()>>>;
+
 /// A copy in a task of its own, which keeps both streams.
-fn copying(from: TcpStream, to: TcpStream) -> (Rc<TcpStream>, Task<Result<u64, Failed<()>>>) {
+fn copying(from: TcpStream, to: TcpStream) -> (Rc<TcpStream>, Copying) {
     let from = Rc::new(from);
     let source = from.clone();
     (from, spawn(async move { source.copy_to(&to).await }))
+}
+
+/// Closes the source of a copy: how many bytes that one says it has sent.
+async fn closed(waits: bool, source: &TcpStream, copied: Copying) -> io::Result<usize> {
+    if waits {
+        source.aclose().await?;
+    } else {
+        aclose_forcefully(source).await?;
+    }
+    let failed = copied.await?.expect_err("closed");
+    assert!(is::<Closed>(&failed.error), "{}", failed.error);
+    Ok(failed.done)
 }
 
 fn a_close_of_the_source_ends_a_copy_that_waits_for_bytes(cx: Cx) {
@@ -399,31 +359,13 @@ fn a_close_of_the_source_ends_a_copy_that_waits_for_bytes(cx: Cx) {
             client.send(vec![round; 300 * KIB]).await?;
             receive_exactly(&server, 300 * KIB).await?;
             turns(usize::from(round) % 3).await;
-            if round % 2 == 0 {
-                inner.aclose().await?;
-            } else {
-                aclose_forcefully(&*inner).await?;
-            }
-            let failed = copied.await?.expect_err("closed");
-            assert!(is::<Closed>(&failed.error), "{}", failed.error);
-            assert_eq!(failed.done, 300 * KIB);
+            assert_eq!(closed(round % 2 == 0, &inner, copied).await?, 300 * KIB);
             drop((client, server));
             until(|| open_descriptors() <= before + PIPES).await;
             drop(inner);
         }
         Ok::<_, io::Error>(())
     });
-}
-
-/// A pair of which the first cannot send: what `theirs` has room for is there already.
-async fn full_pair() -> io::Result<(TcpStream, TcpStream)> {
-    let (ours, theirs) = narrow_pair().await?;
-    ours.with_socket(|socket| {
-        socket.set_nonblocking(true)?;
-        while socket.send(&[0; 4096]).is_ok() {}
-        Ok::<_, io::Error>(())
-    })?;
-    Ok((ours, theirs))
 }
 
 fn a_close_of_the_source_ends_a_copy_of_little_that_waits_for_room(cx: Cx) {
@@ -439,14 +381,8 @@ fn a_close_of_the_source_ends_a_copy_of_little_that_waits_for_room(cx: Cx) {
             client.send(vec![1; 16 * KIB]).await?;
             turns(20).await;
             assert!(!copied.is_finished());
-            if round % 2 == 0 {
-                inner.aclose().await?;
-            } else {
-                aclose_forcefully(&*inner).await?;
-            }
-            let failed = copied.await?.expect_err("closed");
-            assert!(is::<Closed>(&failed.error), "{}", failed.error);
-            assert!(failed.done <= 16 * KIB, "{failed}");
+            let done = closed(round % 2 == 0, &inner, copied).await?;
+            assert!(done <= 16 * KIB, "{done}");
             drop(server);
         }
         Ok::<_, io::Error>(())
@@ -474,15 +410,9 @@ fn a_close_of_the_source_ends_a_copy_that_waits_for_room(cx: Cx) {
                 let (copied, sender) = (copied.now_or_never(), sender.now_or_never());
                 panic!("round {round} is over: {copied:?}, {sender:?}");
             }
-            if round % 2 == 0 {
-                inner.aclose().await?
-            } else {
-                aclose_forcefully(&*inner).await?
-            }
-            let failed = copied.await?.expect_err("closed");
-            assert!(is::<Closed>(&failed.error), "{}", failed.error);
+            let done = closed(round % 2 == 0, &inner, copied).await?;
             sender.await?.expect_err("the peer is gone");
-            assert_eq!(300 * KIB + receive_all(&server).await?.len(), failed.done, "what was copied");
+            assert_eq!(300 * KIB + receive_all(&server).await?.len(), done, "what was copied");
             drop(server);
             until(|| open_descriptors() <= before + PIPES).await;
             drop(inner);

@@ -13,6 +13,7 @@ use proactor::stream::{
 use proactor::{Busy, Closed, MayBeCancelled};
 
 use crate::harness::{Cx, Folder, both_drivers, turns};
+use crate::wrappers::is;
 
 both_drivers!(
     a_file_is_received_piece_by_piece_and_in_order,
@@ -29,10 +30,6 @@ both_drivers!(
 
 fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
-}
-
-fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<E>())
 }
 
 fn poll_once(future: impl Future) {

@@ -6,8 +6,10 @@
     reason = "tests hand tasks out of futures, and checks around as values"
 )]
 
+mod bulk;
 mod cancel;
 mod choice;
+mod cold_files;
 mod compat;
 mod contract;
 mod copy;

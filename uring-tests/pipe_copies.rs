@@ -1,16 +1,15 @@
 //! From and to pipes, inside the kernel: every byte once and in order, and an exact count however it ends.
 
-use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::rc::Rc;
 
 use futures_util::{FutureExt, join};
-use proactor::cancel::CancelScope;
 use proactor::fs::File;
 use proactor::net::{CopyTo, PipeReader, PipeWriter, TcpStream, UnixStream, pipe};
 use proactor::{metrics, spawn};
 
+use crate::bulk::{KIB, MIB, cancelled_after, pattern};
 use crate::harness::{Cx, Folder, Random, both_drivers, tcp_pair, turns, until};
 
 both_drivers!(
@@ -25,17 +24,6 @@ both_drivers!(
     a_reader_that_waits_holds_nothing_but_the_pipe,
     a_cancelled_file_leaves_an_exact_count_and_a_working_pipe,
 );
-
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-
-/// Bytes that tell their place.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len.div_ceil(8))
-        .flat_map(|at| (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
-        .take(len)
-        .collect()
-}
 
 /// What bytes come out of.
 enum Source {
@@ -192,24 +180,8 @@ fn a_cancel_at_any_moment_loses_no_byte(cx: Cx) {
                 client.send(&all).await?;
                 client.close().await
             });
-            let scope = CancelScope::new();
-            let handle = scope.clone();
-            let moment = random.below(60);
-            drop(spawn(async move {
-                turns(moment).await;
-                handle.cancel();
-            }));
-            let copied = Cell::new(None);
-            let ended = scope.run(async {
-                let copy = inner.copy_to(&outer).await;
-                copied.set(Some(match &copy {
-                    Ok(count) => *count as usize,
-                    Err(failed) => failed.done,
-                }));
-                copy.map(drop).map_err(io::Error::from)
-            });
-            stopped += usize::from(ended.await?.is_none());
-            let copied = copied.get().expect("it was told");
+            let (copied, was_stopped) = cancelled_after(random.below(60), inner.copy_to(&outer)).await?;
+            stopped += usize::from(was_stopped);
             let rest = inner.receive_all().await?;
             assert!(rest == bytes[copied..], "round {round}: {copied} copied, {} left", rest.len());
             outer.send(b"end").await?;
@@ -401,26 +373,11 @@ fn a_cancelled_file_leaves_an_exact_count_and_a_working_pipe(cx: Cx) {
         for round in 0..16 {
             let (reader, writer) = pipe().await?;
             let receiver = spawn(async move { Source::Pipe(reader).receive_all().await });
-            let scope = CancelScope::new();
-            let handle = scope.clone();
-            let moment = random.below(40);
-            drop(spawn(async move {
-                turns(moment).await;
-                handle.cancel();
-            }));
-            let sent = Cell::new(None);
-            let ended = scope.run(async {
-                let sending = writer.send_file(&file).count(bytes.len() as u64).await;
-                sent.set(Some(match &sending {
-                    Ok(count) => *count as usize,
-                    Err(failed) => failed.done,
-                }));
-                sending.map(drop).map_err(io::Error::from)
-            });
-            stopped += usize::from(ended.await?.is_none());
+            let sending = writer.send_file(&file).count(bytes.len() as u64);
+            let (sent, was_stopped) = cancelled_after(random.below(40), sending).await?;
+            stopped += usize::from(was_stopped);
             writer.send("and on").await?;
             writer.close().await?;
-            let sent = sent.get().expect("it was told");
             assert!(receiver.await?? == [&bytes[..sent], b"and on"].concat(), "round {round}");
         }
         assert!(stopped > 2, "{stopped} were stopped");

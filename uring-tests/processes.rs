@@ -61,6 +61,7 @@ fn in_a_child() {
         "only-enters" => crate::costs::only_enters(cx),
         "copy-without-signal" => crate::copy::without_signal(cx),
         "vectored-to-a-shared-pipe" => crate::pipes::vectored_to_a_shared_pipe(cx),
+        "send-file-without-signal" => crate::send_file::without_signal(cx),
         "send-file-without-pipes" => crate::send_file::without_pipes(cx),
         "thread-local" => thread_local(cx),
         "threads-max" => threads_max(cx),

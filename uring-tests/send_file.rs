@@ -1,23 +1,23 @@
 //! Sending files: every byte once and in order, and an exact count however it ends.
 
-use std::cell::Cell;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Seek};
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, join};
-use proactor::cancel::CancelScope;
 use proactor::fs::File;
-use proactor::net::{TcpStream, UnixStream};
-use proactor::{MayBeCancelled, SendfileNotAvailable, metrics, spawn, yield_now};
+use proactor::net::UnixStream;
+use proactor::{MayBeCancelled, SendfileNotAvailable, metrics, spawn};
 
-use crate::faults::take_all_descriptors;
-use crate::harness::{
-    Cx, Folder, Random, both_drivers, needs, open_descriptors, skip, tcp_pair, turns, until,
+use crate::bulk::{
+    KIB, MIB, assert_same, cancelled_after, file_of, full_pair, narrow_pair, pattern, receive_all,
+    receive_exactly,
 };
+use crate::faults::take_all_descriptors;
+use crate::harness::{Cx, Folder, Random, both_drivers, needs, open_descriptors, tcp_pair, turns, until};
 use crate::processes::child;
 
 both_drivers!(
@@ -35,73 +35,11 @@ both_drivers!(
     what_the_kernel_cannot_send_falls_back_only_if_allowed,
     a_failure_of_the_file_leaves_the_stream_as_it_was,
     the_position_of_a_file_of_std_is_behind_what_was_sent,
-    a_file_that_is_not_cached_arrives,
-    a_file_that_is_not_cached_never_stops_the_loop,
     peers_that_do_not_read_hold_no_thread_of_the_kernel,
     an_offset_that_no_file_has_is_refused,
+    a_small_file_that_waits_for_room_is_sent_once_or_not_at_all,
+    a_connection_that_is_gone_raises_no_signal,
 );
-
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-
-/// Bytes that tell their place.
-fn pattern(at: usize, len: usize) -> Vec<u8> {
-    let period: Vec<u8> = (0..251).collect();
-    let mut all = Vec::with_capacity(len);
-    // Each round of 251 bytes is told from its neighbours by its last byte.
-    for round in at / 251..(at + len).div_ceil(251) {
-        let mut part = period.clone();
-        part[250] = (round % 256) as u8;
-        let skipped = at.saturating_sub(round * 251);
-        all.extend_from_slice(&part[skipped..]);
-    }
-    all.truncate(len);
-    all
-}
-
-/// A file of `len` bytes of the pattern.
-fn file_of(folder: &Folder, len: usize) -> io::Result<PathBuf> {
-    let path = folder.path(&format!("{len}"));
-    fs::write(&path, pattern(0, len))?;
-    Ok(path)
-}
-
-/// All bytes until the end of the stream.
-async fn receive_all(stream: &TcpStream) -> io::Result<Vec<u8>> {
-    let mut all = Vec::new();
-    while let Some(chunk) = stream.receive().await? {
-        all.extend_from_slice(&chunk);
-    }
-    Ok(all)
-}
-
-/// Receives exactly `len` bytes.
-async fn receive_exactly(stream: &TcpStream, len: usize) -> io::Result<Vec<u8>> {
-    let mut all = Vec::with_capacity(len);
-    while all.len() < len {
-        let (count, bytes) = stream.receive_into(Vec::with_capacity(len - all.len())).await?;
-        assert!(count > 0, "the stream ended after {} of {len} bytes", all.len());
-        all.extend_from_slice(&bytes);
-    }
-    Ok(all)
-}
-
-/// A connection whose sockets hold little. The sender was accepted, as it is in a server.
-async fn narrow_pair() -> io::Result<(TcpStream, TcpStream)> {
-    let (theirs, ours) = tcp_pair().await?;
-    ours.with_socket(|socket| socket.set_send_buffer_size(32 * KIB))?;
-    theirs.with_socket(|socket| socket.set_recv_buffer_size(32 * KIB))?;
-    Ok((ours, theirs))
-}
-
-#[track_caller]
-fn assert_same(received: &[u8], expected: &[u8], what: &str) {
-    assert_eq!(received.len(), expected.len(), "{what}");
-    if received != expected {
-        let wrong = received.iter().zip(expected).position(|(a, b)| a != b);
-        panic!("{what}: byte {wrong:?} is wrong");
-    }
-}
 
 fn files_of_all_sizes_arrive_whole(cx: Cx) {
     let folder = Folder::new();
@@ -110,7 +48,7 @@ fn files_of_all_sizes_arrive_whole(cx: Cx) {
         let sizes = [0, 1, 4095, 16 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 256 * KIB];
         for len in sizes.into_iter().chain([MIB - 1, MIB, MIB + 1, 3 * MIB + 17]) {
             let path = file_of(&folder, len)?;
-            let expected = pattern(0, len);
+            let expected = pattern(len);
             let file = File::open(&path).await?;
             for variant in 0..8 {
                 let (counted, fallback, inline) = (variant & 1 != 0, variant & 2 != 0, variant & 4 != 0);
@@ -148,7 +86,7 @@ fn a_part_of_a_file_arrives(cx: Cx) {
             };
             let (sent, received) = join!(sending, receiving);
             assert_eq!(sent?, count as u64);
-            assert_same(&received?, &pattern(offset, count), &format!("{count} from {offset}"));
+            assert_same(&received?, &pattern(offset + count)[offset..], &format!("{count} from {offset}"));
         }
         assert_eq!(ours.send_file(&file).count(0).await?, 0);
         Ok::<_, io::Error>(())
@@ -173,7 +111,7 @@ fn an_end_that_comes_early_is_told_by_the_count(cx: Cx) {
             };
             let (sent, received) = join!(sending, receive_all(&theirs));
             assert_eq!(sent?, len as u64);
-            assert_same(&received?, &pattern(0, len), "all that there was");
+            assert_same(&received?, &pattern(len), "all that there was");
         }
         Ok::<_, io::Error>(())
     });
@@ -197,7 +135,7 @@ fn what_was_written_before_goes_first_and_what_comes_after_waits(cx: Cx) {
         };
         let (sent, received) = join!(sending, receive_all(&theirs));
         sent?;
-        let expected = [b"head", &pattern(0, 2 * MIB)[..], b"middle", &pattern(0, 1000), b"tail"].concat();
+        let expected = [b"head", &pattern(2 * MIB)[..], b"middle", &pattern(1000), b"tail"].concat();
         assert_same(&received?, &expected, "in order");
         Ok::<_, io::Error>(())
     });
@@ -253,7 +191,7 @@ fn a_slow_reader_gets_every_byte(cx: Cx) {
     let folder = Folder::new();
     cx.run(async {
         let file = File::open(file_of(&folder, 4 * MIB)?).await?;
-        let expected = pattern(0, 4 * MIB);
+        let expected = pattern(4 * MIB);
         for inline in [false, true] {
             let (ours, theirs) = narrow_pair().await?;
             let mut random = Random(7);
@@ -280,35 +218,17 @@ fn a_cancel_at_any_moment_leaves_an_exact_count_and_a_working_stream(cx: Cx) {
     let folder = Folder::new();
     cx.run(async {
         let file = File::open(file_of(&folder, LEN)?).await?;
-        let expected = pattern(0, LEN);
+        let expected = pattern(LEN);
         let (mut random, mut stopped) = (Random(1), 0);
         for round in 0..24 {
             let (ours, theirs) = if round % 2 == 0 { tcp_pair().await? } else { narrow_pair().await? };
             let receiver = spawn(async move { receive_all(&theirs).await });
-            let scope = CancelScope::new();
-            let handle = scope.clone();
-            let moment = random.below(100);
-            drop(spawn(async move {
-                turns(moment).await;
-                handle.cancel();
-            }));
-            let sent = Rc::new(Cell::new(None));
-            let told = sent.clone();
-            let ended = scope.run(async {
-                let sending = ours.send_file(&file).inline(round % 4 > 1).count(LEN as u64).await;
-                told.set(Some(match &sending {
-                    Ok(count) => *count as usize,
-                    Err(failed) => failed.done,
-                }));
-                sending.map(drop).map_err(io::Error::from)
-            });
-            if ended.await?.is_none() {
-                stopped += 1;
-            }
+            let sending = ours.send_file(&file).inline(round % 4 > 1).count(LEN as u64);
+            let (sent, was_stopped) = cancelled_after(random.below(100), sending).await?;
+            stopped += usize::from(was_stopped);
             ours.send("and on").await?;
             ours.shutdown_write().await?;
             let received = receiver.await??;
-            let sent = sent.get().expect("it was told");
             assert_same(&received, &[&expected[..sent], b"and on"].concat(), &format!("round {round}"));
         }
         assert!(stopped > 4, "only {stopped} were stopped on their way");
@@ -330,7 +250,7 @@ fn a_dropped_future_goes_on_and_a_dropped_stream_ends_it(cx: Cx) {
             drop(sending);
             let _ = ours.write("then this")?;
             let whole = receive_exactly(&theirs, 4 * MIB + 9).await?;
-            assert_same(&whole, &[&pattern(0, 4 * MIB)[..], b"then this"].concat(), "all of it");
+            assert_same(&whole, &[&pattern(4 * MIB)[..], b"then this"].concat(), "all of it");
 
             let mut sending = Box::pin(ours.send_file(&file).inline(inline));
             assert!(sending.as_mut().now_or_never().is_none());
@@ -373,7 +293,7 @@ fn hundreds_of_peers_that_do_not_read_hold_no_pipe_and_stop_nobody(cx: Cx) {
         let (ours, theirs) = tcp_pair().await?;
         let (sent, received) = join!(ours.send_file(&*file), receive_exactly(&theirs, len));
         assert_eq!(sent?, len as u64);
-        let expected = pattern(0, len);
+        let expected = pattern(len);
         assert_same(&received?, &expected, "the one that reads");
         for theirs in peers {
             assert_same(&receive_exactly(&theirs, len).await?, &expected, "late, but whole");
@@ -398,7 +318,7 @@ pub(crate) fn without_pipes(cx: Cx) -> Result<(), String> {
         let taken = take_all_descriptors()?;
         let (sent, received) = join!(ours.send_file(&file).count(len as u64), receive_exactly(&theirs, len));
         assert_eq!(sent?, len as u64);
-        assert_same(&received?, &pattern(0, len), "without pipes");
+        assert_same(&received?, &pattern(len), "without pipes");
         assert_eq!(metrics().submitted_of("splice"), 0);
         drop(taken);
         Ok::<_, io::Error>(())
@@ -455,7 +375,7 @@ fn the_position_of_a_file_of_std_is_behind_what_was_sent(cx: Cx) {
         let (sent, received) =
             join!(ours.send_file(&file).offset(5).count(MIB as u64), receive_exactly(&theirs, MIB));
         assert_eq!(sent?, MIB as u64);
-        assert_same(&received?, &pattern(5, MIB), "of a file of std");
+        assert_same(&received?, &pattern(5 + MIB)[5..], "of a file of std");
         assert_eq!(file.stream_position()?, MIB as u64 + 5);
 
         let reset = async {
@@ -467,86 +387,6 @@ fn the_position_of_a_file_of_std_is_behind_what_was_sent(cx: Cx) {
         closed?;
         let failed = sent.expect_err("a reset");
         assert_eq!(file.stream_position()?, failed.done as u64);
-        Ok::<_, io::Error>(())
-    });
-}
-
-fn a_file_that_is_not_cached_arrives(cx: Cx) {
-    let folder = Folder::new();
-    cx.run(async {
-        let len = 3 * MIB;
-        let path = folder.path("cold");
-        let mut file = fs::File::create(&path)?;
-        file.write_all(&pattern(0, len))?;
-        file.sync_all()?;
-        for inline in [false, true] {
-            crate::faults::forget_cached(file.as_raw_fd());
-            let cold = File::open(&path).await?;
-            let (ours, theirs) = tcp_pair().await?;
-            let (sent, received) =
-                join!(ours.send_file(&cold).inline(inline).count(len as u64), receive_exactly(&theirs, len));
-            assert_eq!(sent?, len as u64);
-            assert_same(&received?, &pattern(0, len), "from the disk");
-        }
-        Ok::<_, io::Error>(())
-    });
-}
-
-/// How often this thread had to wait in the kernel.
-fn waits_of_this_thread() -> u64 {
-    let status = fs::read_to_string("/proc/thread-self/status").expect("proc is mounted");
-    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    line.and_then(|count| count.trim().parse().ok()).expect("a number")
-}
-
-fn a_file_that_is_not_cached_never_stops_the_loop(cx: Cx) {
-    let folder = Folder::new();
-    cx.run(async {
-        let len = 16 * MIB;
-        // The loop has something to do all the time, so it never waits for anything by itself.
-        let over = Rc::new(Cell::new(false));
-        let ends = over.clone();
-        let busy = spawn(async move {
-            while !ends.get() {
-                yield_now().await;
-            }
-        });
-        for inline in [false, true] {
-            let path = folder.path(&format!("cold-{inline}"));
-            let mut file = fs::File::create(&path)?;
-            file.write_all(&pattern(0, len))?;
-            file.sync_all()?;
-            crate::faults::forget_cached(file.as_raw_fd());
-            let source = fs::File::open(&path)?;
-            crate::faults::read_nothing_ahead(&source);
-            if crate::faults::is_cached(&source, len as i64 / 2) {
-                skip("this file system keeps everything in memory");
-                break;
-            }
-            let (ours, theirs) = tcp_pair().await?;
-            let source = File::from_std(source);
-            let transfer = async || {
-                let sending = ours.send_file(&source).inline(inline).count(len as u64);
-                let receiving = async {
-                    let mut left = len;
-                    while left > 0 {
-                        left -= theirs.receive().await?.expect("bytes").len();
-                    }
-                    Ok::<_, io::Error>(())
-                };
-                let before = waits_of_this_thread();
-                let (sent, received) = join!(sending, receiving);
-                assert_eq!(sent?, len as u64);
-                received?;
-                Ok::<_, io::Error>(waits_of_this_thread() - before)
-            };
-            let (cold, warm) = (transfer().await?, transfer().await?);
-            // It would wait for the disk 256 times, once for each 64 KiB. A lock that is taken just then may cost a wait
-            // here and there.
-            assert!(cold <= warm + 100, "inline: {inline}: {cold} waits, {warm} when the file is cached");
-        }
-        over.set(true);
-        busy.await?;
         Ok::<_, io::Error>(())
     });
 }
@@ -581,7 +421,7 @@ fn peers_that_do_not_read_hold_no_thread_of_the_kernel(cx: Cx) {
         assert!(senders.iter().all(|sender| !sender.is_finished()));
         assert_eq!(metrics().in_flight, PEERS, "each waits until its peer takes more");
         for (theirs, sender) in peers.iter().zip(senders) {
-            assert_same(&receive_exactly(theirs, len).await?, &pattern(0, len), "late, but whole");
+            assert_same(&receive_exactly(theirs, len).await?, &pattern(len), "late, but whole");
             assert_eq!(sender.await??, len as u64);
         }
         Ok::<_, io::Error>(())
@@ -601,4 +441,57 @@ fn an_offset_that_no_file_has_is_refused(cx: Cx) {
         assert!(theirs.receive().await?.is_none());
         Ok::<_, io::Error>(())
     });
+}
+
+fn a_small_file_that_waits_for_room_is_sent_once_or_not_at_all(cx: Cx) {
+    let folder = Folder::new();
+    cx.run(async {
+        let file = File::open(file_of(&folder, 20 * KIB)?).await?;
+        for variant in 0..4 {
+            let (inline, counted) = (variant & 1 != 0, variant & 2 != 0);
+            let (ours, theirs) = full_pair().await?;
+            let send = || {
+                let sending = ours.send_file(&file).inline(inline);
+                if counted { sending.count(20 * KIB as u64) } else { sending }
+            };
+            assert_eq!(cancelled_after(10, send()).await?, (0, true), "nobody reads");
+            let sending = async {
+                let sent = send().await?;
+                ours.shutdown_write().await?;
+                Ok::<_, io::Error>(sent)
+            };
+            let (sent, received) = join!(sending, receive_all(&theirs));
+            assert_eq!(sent?, 20 * KIB as u64);
+            let received = received?;
+            let before = received.len() - 20 * KIB;
+            assert!(received[..before].iter().all(|byte| *byte == 0), "what was there before");
+            assert_same(&received[before..], &pattern(20 * KIB), "behind it");
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_connection_that_is_gone_raises_no_signal(cx: Cx) {
+    child(cx, "send-file-without-signal");
+}
+
+/// In a process that the signal would end, as it does in programs that are not Rust's.
+pub(crate) fn without_signal(cx: Cx) -> Result<(), String> {
+    let folder = Folder::new();
+    cx.run(async {
+        let file = File::open(file_of(&folder, MIB)?).await?;
+        crate::faults::let_broken_pipes_kill();
+        for count in [1, 4 * KIB, 16 * KIB, MIB] {
+            for inline in [false, true] {
+                let (ours, _theirs) = tcp_pair().await?;
+                // Behind the back of the stream, so that only the kernel knows.
+                ours.with_socket(|socket| socket.shutdown(Shutdown::Write))?;
+                let failed =
+                    ours.send_file(&file).inline(inline).count(count as u64).await.expect_err("it is gone");
+                assert_eq!((failed.error.kind(), failed.done), (io::ErrorKind::BrokenPipe, 0), "{failed}");
+            }
+        }
+        Ok::<_, io::Error>(())
+    });
+    Ok(())
 }
