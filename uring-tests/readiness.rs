@@ -8,7 +8,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::poll;
-use proactor::net::{UnixDatagram, UnixStream, pipe};
+use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt};
+use proactor::net::{PipeReader, UnixDatagram, UnixStream, pipe};
 use proactor::{metrics, sleep};
 
 use crate::harness::{Cx, both_drivers, turns};
@@ -18,6 +19,7 @@ both_drivers!(
     bytes_that_come_one_by_one_are_all_received_from_a_pipe,
     what_a_peer_takes_wakes_nobody,
     what_nobody_asks_for_does_not_wake_the_loop_again_and_again,
+    an_error_queue_that_nobody_reads_does_not_wake_the_loop_again_and_again,
 );
 
 /// Three messages of which the second brings a descriptor, where a receive stops.
@@ -171,6 +173,32 @@ fn what_nobody_asks_for_does_not_wake_the_loop_again_and_again(cx: Cx) {
         let (count, buf) = ours.receive_into(vec![0; 10]).await?;
         assert_eq!(&buf[..count], b"more");
         assert_eq!(ours.receive_into(vec![0; 10]).await?.0, 0);
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// It is an event that receiving does not take away. Somebody waits, as a server's standard input may be any socket.
+fn an_error_queue_that_nobody_reads_does_not_wake_the_loop_again_and_again(cx: Cx) {
+    cx.run(async {
+        let idle = enters_of_sleeps().await?;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let mut ours = std::net::TcpStream::connect(listener.local_addr()?)?;
+        let (mut theirs, _) = listener.accept()?;
+        let flags =
+            TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+        setsockopt(&ours, sockopt::Timestamping, &flags)?;
+        let reader = PipeReader::from_fd(OwnedFd::from(ours.try_clone()?))?;
+        let mut receive = pin!(reader.receive());
+        assert!(poll!(&mut receive).is_pending());
+        turns(3).await;
+        ours.write_all(b"x")?;
+        turns(3).await;
+        assert!(poll!(&mut receive).is_pending());
+        let with_error = enters_of_sleeps().await?;
+        println!("{idle} calls for a sleep, {with_error} beside an error queue");
+        assert!(with_error <= idle + 0.5, "{with_error} instead of {idle}");
+        theirs.write_all(b"y")?;
+        assert_eq!(&receive.await?.expect("bytes")[..], b"y");
         Ok::<_, io::Error>(())
     });
 }

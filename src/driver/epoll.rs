@@ -487,12 +487,10 @@ impl Epoll {
                     Watch::Level | Watch::Edges => return,
                     Watch::No => match self.watch_for(fd, direction, true) {
                         Ok(()) => return, // an event will say whether it is ready
-                        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                            // Such a thing always is.
-                            table.with(key, |op| op.tell(true, after));
-                            return;
+                        Err(_) => {
+                            table.with(key, |op| op.cannot_be_told());
+                            break;
                         }
-                        Err(error) => return self.refuse(fd, direction, &error, batch),
                     },
                 },
                 Some(Attempt::Wait) => {

@@ -56,6 +56,9 @@ pub(crate) trait Op: 'static {
         let _ = (until_empty, after);
     }
 
+    /// For epoll: no event will ever make it tell anything, so what there is has to be brought by its attempts.
+    fn cannot_be_told(&mut self) {}
+
     /// For the pool: the call.
     fn call(&mut self) -> Call {
         Call::Run(Box::new(|| ()))

@@ -46,6 +46,8 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>, mut left: u64) -> Result<u64, 
     }
     let _claim = Claim(from);
     let mut may_splice = may_splice(from, to);
+    // What came without a pause.
+    let mut run = 0;
     while left > 0 {
         let mut chunk = match poll_fn(|cx| from.poll_receive(cx)).await {
             Ok(Some(chunk)) => chunk,
@@ -59,7 +61,8 @@ async fn copy(from: &Rc<Shared>, to: &Rc<Shared>, mut left: u64) -> Result<u64, 
             from.inbound.push_first(std::mem::replace(&mut chunk, first));
         }
         let len = chunk.len();
-        let is_much = len + from.inbound.bytes() >= MUCH;
+        run = if from.was_told_of_more() { run + len } else { 0 };
+        let is_much = run.max(len) + from.inbound.bytes() >= MUCH;
         match send(from, to, chunk).await {
             Ok(()) => {
                 copied += len as u64;

@@ -260,7 +260,10 @@ impl Shared {
         if let Some(end) = self.ended() {
             return Poll::Ready(end.map(|()| None));
         }
-        if matches!(self.told_of_bytes.get(), Told::Bytes | Told::More | Told::UntilEmpty) {
+        // (The bytes of a loop that this process was forked from are its own.)
+        if matches!(self.told_of_bytes.get(), Told::Bytes | Told::More | Told::UntilEmpty)
+            && !self.driver().is_closed()
+        {
             ready!(budget::spend(cx));
             if let Some(received) = self.receive_now() {
                 return Poll::Ready(received);
@@ -285,7 +288,7 @@ impl Shared {
                 Some(Ok(Some(chunk)))
             }
             Err(result) if -result == libc::EAGAIN => {
-                let was_wrong = self.told_of_bytes.get() == Told::Bytes;
+                let was_wrong = self.told_of_bytes.get() != Told::More;
                 self.told_of_bytes.set(if was_wrong { Told::InVain } else { Told::No });
                 None
             }
@@ -295,6 +298,11 @@ impl Shared {
                 self.ended().map(|end| end.map(|()| None))
             }
         }
+    }
+
+    /// Whether the last receive may have left something, on the epoll driver, which then is not received before it is asked for.
+    pub(crate) fn was_told_of_more(&self) -> bool {
+        self.told_of_bytes.get() == Told::More
     }
 
     /// Nobody waits for bytes any more.

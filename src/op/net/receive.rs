@@ -153,16 +153,16 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
     }
 
     fn attempt(&mut self) -> Attempt {
-        if self.stage == ReceiveStage::Try {
-            return self.attempt_pooled();
-        }
         if self.target.awaits_peer() {
             if socket::poll_now(self.fd(), libc::POLLIN) == 0 {
                 return Attempt::Wait;
             }
             self.target.peer_came();
         }
-        Attempt::Tell { again: self.target.was_told() }
+        match self.stage {
+            ReceiveStage::Tell => Attempt::Tell { again: self.target.was_told() },
+            _ => self.attempt_pooled(),
+        }
     }
 
     fn complete(&mut self, answer: Answer, after: &mut Aftermath) -> Step {
@@ -197,6 +197,10 @@ impl<T: ReceiveTarget> Op for ReceiveMulti<T> {
 
     fn tell(&mut self, until_empty: bool, after: &mut Aftermath) {
         self.target.told(until_empty, after);
+    }
+
+    fn cannot_be_told(&mut self) {
+        self.stage = ReceiveStage::Try;
     }
 
     fn interrupted(&mut self, answer: Answer) {

@@ -33,7 +33,8 @@ enum Stage {
     /// The record that the kernel keeps open, for more of a file, is ended, by nothing that is said to be bytes of the
     /// stream. A record of any other type would end it too. But where it does not get out at once (no memory, or a device
     /// encrypts), Linux before 6.18, and before the updates of older ones of October 2025, forgets what was said of the
-    /// type, and sends an alert or a change of keys as bytes of the stream. For nothing there is nothing to forget.
+    /// type, and sends an alert or a change of keys as bytes of the stream. For nothing there is nothing to forget. (Where a
+    /// network adapter encrypts, an empty record of bytes goes out, which TLS allows.)
     Open,
     Record,
     /// An alert ends the stream, which may be closed next: then what the kernel has encrypted, and the socket had no room
@@ -46,13 +47,22 @@ pub(crate) struct SendRecord<T: SendTarget> {
     target: Rc<T>,
     record: Option<Box<Record>>,
     stage: Stage,
+    /// On the ring: it waits for room. (The kernel's own wait, Linux before 6.4, loses what was said of the type.)
+    is_full: bool,
     header: Header,
     control: Vec<usize>,
 }
 
 impl<T: SendTarget> SendRecord<T> {
     pub(crate) fn new(target: Rc<T>, record: Box<Record>) -> Self {
-        Self { target, record: Some(record), stage: Stage::Open, header: Header::new(), control: Vec::new() }
+        Self {
+            target,
+            record: Some(record),
+            stage: Stage::Open,
+            is_full: false,
+            header: Header::new(),
+            control: Vec::new(),
+        }
     }
 
     fn record(&mut self) -> &mut Record {
@@ -86,10 +96,11 @@ impl<T: SendTarget> SendRecord<T> {
 impl<T: SendTarget> Op for SendRecord<T> {
     fn prepare(&mut self, _: &Features) -> Option<Entry> {
         let fd = Fd(self.target.descriptor().number());
-        if self.stage == Stage::Room {
+        if self.stage == Stage::Room || self.is_full {
             return Some(opcode::PollAdd::new(fd, libc::POLLOUT as u32).build());
         }
-        Some(opcode::SendMsg::new(fd, self.header()).flags(libc::MSG_NOSIGNAL as u32).build())
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        Some(opcode::SendMsg::new(fd, self.header()).flags(flags as u32).build())
     }
 
     fn route(&self) -> Route {
@@ -109,6 +120,11 @@ impl<T: SendTarget> Op for SendRecord<T> {
     /// The kernel takes a record as a whole.
     fn complete(&mut self, answer: Answer, _: &mut Aftermath) -> Step {
         match answer.result {
+            0.. if std::mem::take(&mut self.is_full) => Step::Again,
+            result if result == -libc::EAGAIN => {
+                self.is_full = true;
+                Step::Again
+            }
             // A device encrypts what was open.
             result if result == -libc::EINPROGRESS => self.goes_on(),
             0.. => self.goes_on(),

@@ -45,11 +45,17 @@ pub fn kernel_send_provider(mut provider: CryptoProvider) -> CryptoProvider {
     provider
 }
 
-/// The suite that notes what `suite` is given. Made once for each, since a suite lives as long as the process.
+/// Suites, each with the one that notes what it is given. Made once, since a suite lives as long as the process.
+static MADE: Mutex<Vec<[SupportedCipherSuite; 2]>> = Mutex::new(Vec::new());
+
+fn made() -> MutexGuard<'static, Vec<[SupportedCipherSuite; 2]>> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The suite that notes what `suite` is given.
 fn noting(suite: SupportedCipherSuite) -> SupportedCipherSuite {
-    static MADE: Mutex<Vec<[SupportedCipherSuite; 2]>> = Mutex::new(Vec::new());
     let Some(cipher) = cipher(suite.suite()) else { return suite };
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut made = made();
     // Either one gives the second: what notes already stays as it is.
     if let Some([_, noting]) = made.iter().find(|pair| pair.iter().any(|known| is_same(*known, suite))) {
         return *noting;
@@ -89,8 +95,14 @@ fn copy(common: &CipherSuiteCommon) -> CipherSuiteCommon {
     }
 }
 
+/// What the kernel calls the cipher of a suite that notes its keys. If that of a connection does not, what was noted for it
+/// are the keys of another one.
+pub(crate) fn noted_cipher(suite: SupportedCipherSuite) -> Option<Cipher> {
+    made().iter().find(|[_, noting]| is_same(*noting, suite)).and_then(|_| cipher(suite.suite()))
+}
+
 /// What the kernel calls the cipher of a suite, if it can be asked for that.
-pub(crate) fn cipher(suite: CipherSuite) -> Option<Cipher> {
+fn cipher(suite: CipherSuite) -> Option<Cipher> {
     Some(match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256
         | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
@@ -361,5 +373,6 @@ mod tests {
         assert!(!is_same(suite, made));
         assert!(is_same(made, noting(suite)));
         assert!(is_same(made, noting(made)));
+        assert!(noted_cipher(suite).is_none() && noted_cipher(made).is_some());
     }
 }

@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection};
 
 use crate::op::net::Record;
-use crate::stream::tls::keys::{self, SendKeys, cipher};
+use crate::stream::tls::keys::{self, SendKeys};
 use crate::sys::kernel_tls::{Cipher, Keys};
 
 /// Bytes in front of each record: its type, a version and its length.
@@ -75,7 +75,7 @@ impl Session {
             return None;
         }
         let suite = self.connection.negotiated_cipher_suite()?;
-        let cipher = cipher(suite.suite())?;
+        let cipher = keys::noted_cipher(suite)?;
         // TLS 1.3 has keys of their own for the handshake.
         let changes = if suite.tls13().is_some() { 2 } else { 1 };
         Some((self.keys.as_ref()?.give_away(changes)?, cipher))

@@ -206,8 +206,7 @@ impl<S: ByteStream + 'static> Wrap<S> {
     /// `rustls`, but if it does so then and there, the kernel is not asked.
     ///
     /// A network adapter encrypts instead of the processor if it can, and was told to (`ethtool -K … tls-hw-tx-offload on`).
-    /// It takes no new keys, and says so only when the peer was told of them: then sends fail from there on, as on kernels
-    /// that take none.
+    /// Linux lets it do so for TLS 1.2 only, which has no new keys.
     ///
     /// # Kernel
     /// `TCP_ULP` and `TLS_TX` (4.13; TLS 1.3 5.1, CHACHA20-POLY1305 5.11, new keys 6.14); then as a TCP stream sends, and

@@ -10,16 +10,17 @@ use proactor::stream::tls::TlsStream;
 use proactor::stream::tls::rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
+use proactor::stream::tls::rustls::crypto::ring::default_provider;
 use proactor::stream::tls::rustls::pki_types::ServerName;
 use proactor::stream::tls::rustls::{
-    ClientConfig, ClientConnection, Connection, NamedGroup, ProtocolVersion, ServerConnection,
+    ClientConfig, ClientConnection, Connection, NamedGroup, ProtocolVersion, ServerConfig, ServerConnection,
 };
 use proactor::stream::{ByteReceiveStream, ByteSendStream};
 
 use crate::harness::{Cx, both_drivers, tcp_pair};
 use crate::wrappers::tls::kernel::{can, close, is_kernels, kernel_version, noting, pair, receive_exactly};
 use crate::wrappers::tls::limits::client_with_limit;
-use crate::wrappers::tls::{client, server};
+use crate::wrappers::tls::{chain_and_key, client, server};
 
 both_drivers!(
     keys_of_other_connections_in_the_handshake_are_not_given_to_the_kernel,
@@ -46,11 +47,22 @@ fn feed(connection: &mut Connection, mut bytes: &[u8]) {
     }
 }
 
+/// A server whose keys nobody notes.
+fn plain_server() -> ServerConfig {
+    let (chain, key) = chain_and_key(&["localhost"]);
+    ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a configuration")
+}
+
 /// Two connections speak with each other, from the handshake to the first words.
-fn talk_elsewhere() {
+fn talk_elsewhere(server: ServerConfig) {
     let mut ours: Connection =
         ClientConnection::new(Arc::new(client()), localhost()).expect("a client").into();
-    let mut theirs: Connection = ServerConnection::new(Arc::new(server())).expect("a server").into();
+    let mut theirs: Connection = ServerConnection::new(Arc::new(server)).expect("a server").into();
     let say = |from: &mut Connection, to: &mut Connection| feed(to, &output(from));
     while ours.is_handshaking() || theirs.is_handshaking() {
         say(&mut ours, &mut theirs);
@@ -67,13 +79,14 @@ fn talk_elsewhere() {
 #[derive(Debug)]
 struct Elsewhere {
     in_handshake: bool,
+    server: fn() -> ServerConfig,
     times: AtomicUsize,
 }
 
 impl Elsewhere {
     fn told(&self, in_handshake: bool) {
         if in_handshake == self.in_handshake {
-            talk_elsewhere();
+            talk_elsewhere((self.server)());
             self.times.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -108,8 +121,12 @@ impl ClientSessionStore for Elsewhere {
 }
 
 /// `config`, and who works elsewhere in its callbacks.
-fn elsewhere(mut config: ClientConfig, in_handshake: bool) -> (ClientConfig, Arc<Elsewhere>) {
-    let store = Arc::new(Elsewhere { in_handshake, times: AtomicUsize::new(0) });
+fn elsewhere(
+    mut config: ClientConfig,
+    in_handshake: bool,
+    server: fn() -> ServerConfig,
+) -> (ClientConfig, Arc<Elsewhere>) {
+    let store = Arc::new(Elsewhere { in_handshake, server, times: AtomicUsize::new(0) });
     config.resumption = Resumption::store(store.clone());
     (config, store)
 }
@@ -118,9 +135,17 @@ fn keys_of_other_connections_in_the_handshake_are_not_given_to_the_kernel(cx: Cx
     if !can() {
         return;
     }
-    for version in [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3] {
+    let with = |version| client_with_limit(version, u64::MAX);
+    let [old, new] = [ProtocolVersion::TLSv1_2, ProtocolVersion::TLSv1_3];
+    // Of the last one's own keys nobody takes note, and there are as many of the other connection as it would have.
+    let cases: [(_, _, fn() -> _); 3] = [
+        (old, noting(&with(old)), server),
+        (new, noting(&with(new)), server),
+        (new, with(new), plain_server),
+    ];
+    for (version, config, theirs) in cases {
         cx.run(async {
-            let (config, store) = elsewhere(noting(&client_with_limit(version, u64::MAX)), true);
+            let (config, store) = elsewhere(config, true, theirs);
             let (ours, theirs) = pair(config).await?;
             assert!(store.times.load(Ordering::Relaxed) > 0, "it was not told of the session");
             ours.send("there").await?;
@@ -138,7 +163,7 @@ fn other_connections_are_worked_on_later_as_if_the_kernel_had_no_keys(cx: Cx) {
         return;
     }
     cx.run(async {
-        let (config, store) = elsewhere(client(), false);
+        let (config, store) = elsewhere(client(), false, server);
         let (ours, theirs) = pair(config).await?;
         assert!(is_kernels(&ours));
         // The tickets come before that.
