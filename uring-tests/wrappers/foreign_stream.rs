@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -17,7 +17,7 @@ use proactor::stream::tls::TlsStream;
 use proactor::stream::{AsyncResource, ByteReceiveStream, ByteSendStream, ByteStream, aclose_forcefully};
 use proactor::transport::{Protocol, connect_stream};
 use proactor::{Busy, Closed, MayBeCancelled, spawn};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use crate::harness::{Cx, both_drivers, tcp_pair, turns, until};
 use crate::wrappers::tls::{client, server};
@@ -33,6 +33,8 @@ both_drivers!(
     a_close_without_waiting_drops_the_stream,
     a_stream_comes_back_as_it_was,
     a_stream_that_is_always_ready_starves_nobody,
+    an_end_is_told_once_and_nothing_is_asked_for_behind_it,
+    a_stream_that_is_closed_while_it_is_asked_is_dropped,
     a_transport_stands_on_a_foreign_stream,
     tls_goes_over_a_foreign_stream,
 );
@@ -270,6 +272,78 @@ fn a_stream_that_is_always_ready_starves_nobody(cx: Cx) {
         .await;
         enough.set(true);
         reader.await?
+    });
+}
+
+/// A stream that is at its end, and panics when it is asked for more than it may be.
+#[derive(Default)]
+struct Touchy {
+    was_read: bool,
+    ends: Rc<Cell<u32>>,
+    when_read: Option<Box<dyn FnOnce()>>,
+}
+
+impl AsyncRead for Touchy {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        assert!(!std::mem::replace(&mut self.was_read, true), "it has ended");
+        if let Some(when_read) = self.when_read.take() {
+            when_read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Touchy {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        assert_eq!(self.ends.get(), 0, "its end was told");
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ends.set(self.ends.get() + 1);
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn an_end_is_told_once_and_nothing_is_asked_for_behind_it(cx: Cx) {
+    cx.run(async {
+        for by_eof in [true, false] {
+            let touchy = Touchy::default();
+            let ends = touchy.ends.clone();
+            let stream = ForeignStream::from_tokio(touchy);
+            for _ in 0..2 {
+                assert!(stream.receive().await?.is_none());
+            }
+            stream.send("last").await?;
+            if by_eof {
+                stream.send_eof().await?;
+                stream.send_eof().await?;
+                let refused = stream.send("more").await.expect_err("it was ended");
+                assert_eq!(refused.error.kind(), io::ErrorKind::BrokenPipe);
+            }
+            stream.aclose().await?;
+            assert_eq!(ends.get(), 1, "{by_eof}");
+        }
+        Ok::<_, io::Error>(())
+    });
+}
+
+fn a_stream_that_is_closed_while_it_is_asked_is_dropped(cx: Cx) {
+    cx.run(async {
+        let (ends, own) = (Rc::default(), Rc::new(RefCell::new(None::<Rc<ForeignStream<Touchy>>>)));
+        let handle = own.clone();
+        let close = move || {
+            let stream = handle.take().expect("it is there");
+            let _ = pin!(stream.aclose()).poll(&mut Context::from_waker(Waker::noop()));
+        };
+        let touchy = Touchy { ends: Rc::clone(&ends), when_read: Some(Box::new(close)), was_read: false };
+        let stream = Rc::new(ForeignStream::from_tokio(touchy));
+        own.replace(Some(stream.clone()));
+        let _ = stream.receive().await;
+        assert_eq!(Rc::strong_count(&ends), 1, "it is still there");
+        Ok::<_, io::Error>(())
     });
 }
 
