@@ -125,6 +125,8 @@ async fn enters_of_sleeps() -> io::Result<f64> {
 }
 
 fn what_a_peer_takes_wakes_nobody(cx: Cx) {
+    // Where it cannot be left out, the completion that says that the deadline was moved is a wake-up too.
+    let moves = if cx.is_uring() && !cx.has("CQE_SKIP") { 1.0 } else { 0.0 };
     cx.run(async {
         const TIMES: u32 = 20;
         let idle = enters_of_sleeps().await?;
@@ -148,7 +150,7 @@ fn what_a_peer_takes_wakes_nobody(cx: Cx) {
         }
         let after = enters as f64 / f64::from(TIMES);
         println!("{idle} calls for a sleep, {after} after a peer took something");
-        assert!(after <= idle + 0.5, "{after} instead of {idle}");
+        assert!(after <= idle + moves + 0.5, "{after} instead of {idle}");
         Ok::<_, io::Error>(())
     });
 }
